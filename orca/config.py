@@ -1,0 +1,114 @@
+"""Hydra around a program: unknown keys fail with the nearest valid one, errors are sentences."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+)
+
+from orca.errors import UserError
+
+PACKAGE_DIR = Path(__file__).parent
+CONF_DIR = PACKAGE_DIR.parent / "conf"
+
+OmegaConf.register_new_resolver("orca_package", lambda: str(PACKAGE_DIR), replace=True)
+
+
+def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Compose ``conf/<config_name>.yaml`` with the command line and call ``main`` (also for every
+    job of a multirun). A :class:`UserError` or a wrong option ends the program with a sentence
+    and exit status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
+    decorated = hydra.main(
+        version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name=config_name
+    )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
+    try:
+        decorated(main)()
+    except (
+        UserError,
+        HydraException,
+        MissingMandatoryValue,
+        InterpolationResolutionError,
+    ) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: BaseException) -> str:
+    """What is wrong and what was probably meant."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    if isinstance(cause, UserError):
+        return str(cause)
+    if isinstance(error, MissingConfigException) or isinstance(cause, MissingConfigException):
+        return str(cause)
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
+        parent = cause.parent_node
+        known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
+        return unknown_key(str(cause.full_key), str(cause.key), known)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause}: give it on the command line"
+    return str(error) if cause is error else f"{error}\n{cause}"
+
+
+def unknown_key(full_key: str, key: str, known: Iterable[str]) -> str:
+    """The sentence for a key that does not exist."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    prefix = full_key.removesuffix(key)
+    meant = f" Did you mean {prefix}{near[0]}?" if near else ""
+    return f"unknown option {full_key!r}.{meant} Known here: {', '.join(known) or 'nothing'}"
+
+
+def check_config(config: DictConfig, known: Iterable[str]) -> None:
+    """Check every key against the constructor that will get it, before anything is built.
+
+    Args:
+        known: top-level keys.
+
+    Raises:
+        UserError: a key that no constructor takes, with the nearest that it does.
+    """
+    for key in config:
+        if str(key) not in known:
+            raise UserError(unknown_key(str(key), str(key), known))
+    _check_node(config, "")
+
+
+def _check_node(node: Any, path: str) -> None:
+    if isinstance(node, ListConfig):
+        for index in range(len(node)):
+            _check_node(node._get_node(index), f"{path}.{index}")
+    if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, "_target_"):
+        return
+    if "_target_" in node:
+        parameters = inspect.signature(get_object(node._target_)).parameters
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for key in node:
+            name = str(key)
+            if not name.startswith("_") and name not in parameters and not open_ended:
+                raise UserError(unknown_key(f"{path}.{name}", name, parameters))
+    for key in node:
+        if not OmegaConf.is_missing(node, key):
+            _check_node(node._get_node(key), f"{path}.{key}" if path else str(key))

@@ -1,0 +1,7 @@
+"""The one error that a user can mend: programs print it as a sentence, without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input or configuration; the message names the file, row, key or option and the way out."""

@@ -1,0 +1,134 @@
+"""Curriculum policies: in which order an epoch walks the traces.
+
+A policy is a pure function of (source, seed, epoch). Random order comes from sorting hashed
+numbers instead of a library's shuffle, so it is the same on every machine and for every version
+of numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from orca.errors import UserError
+from orca.traces import TraceSource
+
+
+class Curriculum(Protocol):
+    """A policy; ``order`` returns a permutation of 0 … len(source)-1, int64."""
+
+    def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray: ...
+
+    def describe(self) -> str: ...
+
+
+class AsGiven:
+    """The order of the files, the same in every epoch."""
+
+    def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
+        return np.arange(len(source), dtype=np.int64)
+
+    def describe(self) -> str:
+        return "as given"
+
+
+class Shuffle:
+    """A new seeded shuffle every epoch: the paper's order within a stage (section 3.2)."""
+
+    def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
+        return np.argsort(hashed_numbers(len(source), seed, epoch), kind="stable")
+
+    def describe(self) -> str:
+        return "shuffle"
+
+
+class ByLength:
+    """Short traces first (or long ones with ``descending``), measured in bytes of text.
+
+    Ties are shuffled by (seed, epoch). Costs no tokenisation.
+    """
+
+    def __init__(self, descending: bool = False) -> None:
+        self.descending = descending
+
+    def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
+        return _by_key(source.sizes().astype(np.float64), seed, epoch, self.descending)
+
+    def describe(self) -> str:
+        return "by length, " + ("long first" if self.descending else "short first")
+
+
+class ByDifficulty:
+    """Easy traces first (or hard ones with ``descending``) by the field ``difficulty``.
+
+    Reads every trace once at the start of each epoch.
+
+    Raises:
+        UserError: a trace has no difficulty.
+    """
+
+    def __init__(self, descending: bool = False) -> None:
+        self.descending = descending
+
+    def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
+        values = source.values("difficulty")
+        missing = [number for number, value in enumerate(values) if value is None]
+        if missing:
+            raise UserError(
+                f"curriculum=difficulty needs a number in the field 'difficulty' of every trace; "
+                f"{len(missing)} of {len(values)} have none, first {source.locate(missing[0])}"
+            )
+        return _by_key(np.array(values, dtype=np.float64), seed, epoch, self.descending)
+
+    def describe(self) -> str:
+        return "by difficulty, " + ("hard first" if self.descending else "easy first")
+
+
+class BySubCollection:
+    """Sub-collections one after the other in the given order, each shuffled by (seed, epoch).
+
+    Reads every trace once at the start of each epoch.
+
+    Raises:
+        UserError: a sub-collection of the data is not in ``sub_collections``.
+    """
+
+    def __init__(self, sub_collections: Sequence[str]) -> None:
+        self.sub_collections = list(sub_collections)
+
+    def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
+        rank = {name: place for place, name in enumerate(self.sub_collections)}
+        values = source.values("sub_collection")
+        unknown = sorted({str(value) for value in values if value is not None} - set(rank))
+        if unknown:
+            raise UserError(
+                f"curriculum.sub_collections={self.sub_collections} lacks {unknown}, which the data has"
+            )
+        ranks = [rank.get(str(value), len(rank)) for value in values]
+        return _by_key(np.array(ranks, dtype=np.float64), seed, epoch, descending=False)
+
+    def describe(self) -> str:
+        return "by sub-collection: " + ", ".join(self.sub_collections)
+
+
+def hashed_numbers(count: int, seed: int, epoch: int) -> np.ndarray:
+    """splitmix64 of 0 … count-1 under (seed, epoch), uint64 [count]."""
+    with np.errstate(over="ignore"):
+        start = np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95) + np.uint64(epoch)
+        mixed = _splitmix(np.arange(count, dtype=np.uint64) + _splitmix(start))
+    return mixed
+
+
+def _splitmix(value: np.ndarray | np.uint64) -> np.ndarray:
+    # The finaliser of splitmix64 (Steele, Lea & Flood 2014); wrap-around is intended.
+    mixed = np.asarray(value, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _by_key(key: np.ndarray, seed: int, epoch: int, descending: bool) -> np.ndarray:
+    ties = hashed_numbers(len(key), seed, epoch)
+    return np.lexsort((ties, -key if descending else key))

@@ -1,0 +1,244 @@
+"""The LightningDataModule: explanation traces in curriculum order, as optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from orca.errors import UserError
+from orca.stream.audit import audit_packs
+from orca.stream.batches import IGNORED, MicroBatch, StepBatch, StepLoader, collate
+from orca.stream.card import DataCard
+from orca.stream.curriculum import Curriculum
+from orca.stream.encode import Encoder, Example
+from orca.stream.packing import Pack, best_fit_decreasing
+from orca.stream.stream import PackStream, StreamState
+from orca.stream.windows import is_held_out
+from orca.traces import BadRow, Template, Trace, TraceSource
+
+AUDITED_PACKS = 32
+
+
+class ValidationLoader:
+    """Validation's micro-batches (a bare list would mean several loaders to Lightning)."""
+
+    def __init__(self, batches: list[MicroBatch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.batches)
+
+
+class TraceDataModule(L.LightningDataModule):
+    """Streams one stage's traces.
+
+    Args:
+        name: the data's name, for run directories and cards.
+        parts: source by part; a stage names the part it trains on (``chatgpt``, ``gpt4``).
+        held_out: source of validation traces, or None to hold out ``held_out_fraction`` of the
+            queries (by a hash of the query's text) of the stage's own part.
+        held_out_examples: most traces used for validation.
+        on_bad_row: ``fail`` names the file and row and stops; ``skip`` counts and lists.
+        max_tokens: capacity of a pack and longest example (2,048 in section 3.2).
+        window: examples of a packing window.
+        global_batch: packs of one optimizer step, whatever the number of ranks.
+        micro_batch: packs of one forward pass.
+        part, epochs, tokenizer, template: given by the program for the stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        parts: Mapping[str, TraceSource],
+        held_out: TraceSource | None,
+        held_out_fraction: float,
+        held_out_examples: int,
+        on_bad_row: str,
+        curriculum: Curriculum,
+        max_tokens: int,
+        window: int,
+        global_batch: int,
+        micro_batch: int,
+        num_workers: int,
+        seed: int,
+        part: str,
+        epochs: int,
+        tokenizer: Any,
+        template: Template,
+        path: str | None = None,
+    ) -> None:
+        super().__init__()
+        if part not in parts:
+            raise UserError(f"the stage wants part {part!r}; data={name} has {', '.join(parts)}")
+        if on_bad_row not in ("fail", "skip"):
+            raise UserError(f"data.on_bad_row={on_bad_row!r} must be fail or skip")
+        for option, value in (
+            ("max_tokens", max_tokens),
+            ("window", window),
+            ("global_batch", global_batch),
+            ("micro_batch", micro_batch),
+        ):
+            if value < 1:
+                raise UserError(f"data.{option}={value} must be at least 1")
+        if not 0 <= held_out_fraction < 1:
+            raise UserError(f"data.held_out_fraction={held_out_fraction} must lie in [0, 1)")
+        if held_out is not None and held_out_fraction:
+            raise UserError("data.held_out and data.held_out_fraction exclude each other")
+        if epochs < 1:
+            raise UserError(f"epochs={epochs} must be at least 1")
+        self.name, self.part, self.path = name, part, path
+        self.source, self.held_out = parts[part], held_out
+        self.held_out_fraction, self.held_out_examples = held_out_fraction, held_out_examples
+        self.on_bad_row, self.curriculum = on_bad_row, curriculum
+        self.max_tokens, self.window = max_tokens, window
+        self.global_batch, self.micro_batch = global_batch, micro_batch
+        self.num_workers, self.seed, self.epochs = num_workers, seed, epochs
+        self.tokenizer, self.template = tokenizer, template
+        self.encoder = Encoder(tokenizer, template, max_tokens)
+        self.stream_state = StreamState()
+        self.examples_read = 0.0
+        self.card = DataCard(f"{name}, {part}", max_tokens, self.facts())
+        self._held_out_traces: list[Trace] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the stream; a resume with other facts is refused."""
+        return {
+            "data": self.source.fingerprint,
+            "curriculum": self.curriculum.describe(),
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "packing": f"capacity {self.max_tokens}, window {self.window}",
+            "bad rows": self.on_bad_row,
+            "held out": self.held_out_fraction,
+            **self.encoder.fingerprint(),
+        }
+
+    def stream(self, state: StreamState | None = None) -> PackStream:
+        """The global stream from ``state``."""
+        return PackStream(
+            self.source,
+            self.encoder,
+            self.curriculum,
+            epochs=self.epochs,
+            seed=self.seed,
+            capacity=self.max_tokens,
+            window=self.window,
+            held_out_fraction=self.held_out_fraction,
+            on_bad_row=self.on_bad_row,
+            num_workers=self.num_workers,
+            state=state,
+        )
+
+    def train_dataloader(self) -> StepLoader:
+        world_size, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
+        if self.global_batch % (world_size * self.micro_batch):
+            raise UserError(
+                f"data.global_batch={self.global_batch} packs must be a multiple of ranks × "
+                f"data.micro_batch = {world_size} × {self.micro_batch}"
+            )
+        return StepLoader(
+            self.stream(self.stream_state),
+            global_batch=self.global_batch,
+            micro_batch=self.micro_batch,
+            world_size=world_size,
+            rank=rank,
+            begun=self.examples_read,
+        )
+
+    def val_dataloader(self) -> ValidationLoader:
+        packs = self.held_out_packs()
+        if not packs:
+            return ValidationLoader([])
+        world_size, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
+        # Every rank runs as many forward passes as the others; repeats are not counted twice.
+        rounds = -(-len(packs) // world_size)
+        mine = [packs[(r * world_size + rank) % len(packs)] for r in range(rounds)]
+        batches = [collate([pack]) for pack in mine]
+        for r, batch in enumerate(batches):
+            if r * world_size + rank >= len(packs):
+                batch.labels.fill_(IGNORED)
+        return ValidationLoader(batches)
+
+    def step_done(self, step: StepBatch) -> None:
+        """Record that a step was trained on: moves the saved state and the card forward."""
+        self.stream_state = step.state
+        self.examples_read = step.packs[-1].examples_read
+        if not self.card.audit:
+            self.audit([item.pack for item in step.packs])
+        self.card.add(step)
+
+    def audit(self, packs: list[Pack]) -> None:
+        """Check packs and put the findings on the card; a fault is a bug and stops the run."""
+        findings = audit_packs(packs[:AUDITED_PACKS], self.tokenizer.eos_token_id, self.max_tokens)
+        self.card.audit = findings.to_dict()
+        assert not findings.faults, findings.faults
+
+    def held_out_traces(self) -> list[Trace]:
+        """Validation traces: the first of the held-out source, or of the stage's own part."""
+        if self._held_out_traces is None:
+            self._held_out_traces = list(self._find_held_out())
+        return self._held_out_traces
+
+    def held_out_packs(self) -> list[Pack]:
+        """Validation traces as packs."""
+        encoded = self.encoder.encode(self.held_out_traces())
+        examples = [one for one in encoded if isinstance(one, Example)]
+        bins = best_fit_decreasing([len(one.tokens) for one in examples], self.max_tokens)
+        return [Pack([examples[i] for i in indices]) for indices in bins]
+
+    def _find_held_out(self) -> Iterator[Trace]:
+        if self.held_out is None and not self.held_out_fraction:
+            return
+        source = self.held_out or self.source
+        found = 0
+        for number in range(len(source)):
+            if found == self.held_out_examples:
+                return
+            try:
+                trace = source[number]
+            except BadRow as error:
+                if self.on_bad_row == "fail":
+                    raise UserError(f"{source.locate(number)}: {error.detail}") from None
+                continue
+            if self.held_out is not None or is_held_out(trace.query, self.held_out_fraction):
+                found += 1
+                yield trace
+        if not found:
+            raise UserError(
+                f"no validation trace: data.held_out_fraction={self.held_out_fraction} of "
+                f"{len(source)} rows gave none. Raise it, or set it to 0 to train without"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream_state.to_dict(),
+            "examples_read": self.examples_read,
+            "card": self.card.state_dict(),
+            "facts": self.facts(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here, there = self.facts(), state_dict["facts"]
+        differing = [k for k in {**here, **there} if here.get(k) != there.get(k)]
+        if differing:
+            changes = "; ".join(f"{k}: {there.get(k)} → {here.get(k)}" for k in differing)
+            raise UserError(
+                f"the checkpoint was made on another stream and cannot go on ({changes})"
+            )
+        self.stream_state = StreamState.from_dict(state_dict["stream"])
+        self.examples_read = state_dict["examples_read"]
+        self.card.load_state_dict(state_dict["card"])
+
+    def save_card(self, directory: Path) -> None:
+        self.card.save(directory)

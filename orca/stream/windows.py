@@ -1,0 +1,135 @@
+"""Windows of the curriculum: read, checked and tokenised, in the main process or in workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from orca.errors import UserError
+from orca.stream.encode import Encoder, Example
+from orca.traces import BadRow, Trace, TraceSource
+
+
+@dataclass(slots=True)
+class Dropped:
+    """An example that was not used: why, where it stands, and what a user can do."""
+
+    reason: str
+    where: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Window:
+    """Examples number ``start`` … ``start + num_read - 1`` of the epoch's order."""
+
+    start: int
+    num_read: int = 0
+    examples: list[Example] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    num_held_out: int = 0
+    error: str | None = None
+
+
+def is_held_out(query: str, fraction: float) -> bool:
+    """Whether a query belongs to validation: a hash of its text decides.
+
+    The same query is held out in every stage, every copy of the data and every duplicate, so no
+    validation query is trained on.
+    """
+    if fraction <= 0:
+        return False
+    digest = hashlib.blake2b(query.strip().encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+class WindowDataset(Dataset[Window]):
+    """Window number → :class:`Window`. Errors travel as values: a worker's exception would lose
+    its message in a traceback."""
+
+    def __init__(
+        self,
+        source: TraceSource,
+        order: np.ndarray,
+        encoder: Encoder,
+        size: int,
+        held_out_fraction: float = 0.0,
+        on_bad_row: str = "fail",
+    ) -> None:
+        self.source = source
+        self.order = order
+        self.encoder = encoder
+        self.size = size
+        self.held_out_fraction = held_out_fraction
+        self.on_bad_row = on_bad_row
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.size)
+
+    def __getitem__(self, number: int) -> Window:
+        start = number * self.size
+        return self.read(start, self.order[start : start + self.size])
+
+    def read(self, start: int, numbers: np.ndarray) -> Window:
+        """The examples with these numbers in the source, as one window."""
+        window = Window(start=start, num_read=len(numbers))
+        traces: list[Trace] = []
+        places: list[int] = []
+        for offset, number in enumerate(numbers):
+            try:
+                trace = self.source[int(number)]
+            except BadRow as error:
+                where = self.source.locate(int(number))
+                if self.on_bad_row == "fail":
+                    window.error = (
+                        f"{where}: {error.detail}. Mend the row, or set data.on_bad_row=skip to "
+                        "go on without such rows (they are counted and listed in the data card)"
+                    )
+                    return window
+                window.dropped.append(Dropped(error.reason, where, error.detail))
+                continue
+            if is_held_out(trace.query, self.held_out_fraction):
+                window.num_held_out += 1
+                continue
+            traces.append(trace)
+            places.append(start + offset)
+        for place, example in zip(places, self.encoder.encode(traces), strict=True):
+            if isinstance(example, Example):
+                example.place = place
+                window.examples.append(example)
+            else:
+                where = self.source.locate(int(self.order[place]))
+                limit = self.encoder.max_tokens
+                window.dropped.append(
+                    Dropped("response_too_long", where, f"does not fit in {limit} tokens")
+                )
+        return window
+
+
+def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterator[Window]:
+    """Windows ``first``, ``first + 1``, … in order, whatever the number of workers.
+
+    Raises:
+        UserError: a row is bad and the policy is ``fail``.
+    """
+    loader = DataLoader(
+        dataset,
+        sampler=range(first, len(dataset)),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=2 if num_workers else None,
+    )
+    for window in loader:
+        if window.error is not None:
+            raise UserError(window.error)
+        yield window
+
+
+def _as_it_is(window: Any) -> Any:
+    return window

@@ -1,0 +1,26 @@
+"""What a trace is, and how files become traces and traces become text."""
+
+from orca.traces.formats import READERS, RowOrigin
+from orca.traces.source import TraceSource
+from orca.traces.system_messages import (
+    MULTIPLE_CHOICE_ONLY,
+    SYSTEM_MESSAGES,
+    match_system_message,
+)
+from orca.traces.template import Rendered, Template, begins_with_bos, plain_text
+from orca.traces.trace import BadRow, Trace
+
+__all__ = [
+    "MULTIPLE_CHOICE_ONLY",
+    "READERS",
+    "SYSTEM_MESSAGES",
+    "BadRow",
+    "Rendered",
+    "RowOrigin",
+    "Template",
+    "Trace",
+    "TraceSource",
+    "begins_with_bos",
+    "match_system_message",
+    "plain_text",
+]

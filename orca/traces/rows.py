@@ -1,0 +1,335 @@
+"""Files → rows by number, without reading a file from end to end first.
+
+Line files (JSONL, TSV) are memory-mapped with an index of line starts and parsed row by row, so
+that one bad line is one bad row and its number is known. Parquet and Arrow go through `datasets`
+and are memory-mapped too. Compressed and remote files are copied once into the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orca.errors import UserError
+from orca.paths import cache_dir
+from orca.traces.trace import BadRow
+
+TEXT_ENDINGS = (".jsonl", ".json", ".tsv")
+COMPRESSION = (".gz", ".zst")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w\[\]%]+)?")
+
+
+class Rows(Protocol):
+    """Rows of one file: ``name`` for messages, length, row by 0-based number, sizes in bytes."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]: ...
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of text of every row, int64 [rows]: a length that costs no tokenisation."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the content changes; does not depend on where the file lies."""
+        ...
+
+
+class LineRows:
+    """A memory-mapped text file, one row a line; blank lines are no rows."""
+
+    def __init__(self, name: str, path: Path, parse: Callable[[str], Mapping[str, Any]]) -> None:
+        self.name = name
+        self.path = path
+        self.parse = parse
+        self._bytes: mmap.mmap | bytes | None = None
+        self._starts, self._ends = _line_bounds(self._map())
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        line = self._map()[self._starts[number] : self._ends[number]]
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRow("invalid_utf8", f"not UTF-8 at byte {error.start} of the line") from None
+        return self.parse(text)
+
+    def sizes(self) -> np.ndarray:
+        return self._ends - self._starts
+
+    def fingerprint(self) -> str:
+        return _file_fingerprint(self.path)
+
+    def _map(self) -> mmap.mmap | bytes:
+        if self._bytes is None:
+            if self.path.stat().st_size == 0:
+                self._bytes = b""  # an empty file cannot be mapped
+            else:
+                with self.path.open("rb") as file:
+                    self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._bytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bytes": None}  # a map cannot travel to a worker process
+
+
+class ListRows:
+    """Rows of a JSON array, held in memory (such files are small)."""
+
+    def __init__(self, name: str, rows: list[Any], fingerprint: str) -> None:
+        self.name = name
+        self._rows = rows
+        self._fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        row = self._rows[number]
+        if not isinstance(row, dict):
+            raise BadRow("wrong_type", f"the row is {type(row).__name__}, not an object")
+        return row
+
+    def sizes(self) -> np.ndarray:
+        return np.array([len(json.dumps(row)) for row in self._rows], dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+class ArrowRows:
+    """Rows of a memory-mapped Arrow table, wrapped by `datasets`."""
+
+    def __init__(self, name: str, dataset: Any, fingerprint: str) -> None:
+        self.name = name
+        self._dataset = dataset
+        self._fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        try:
+            return self._dataset[int(number)]
+        except UnicodeDecodeError as error:
+            raise BadRow("invalid_utf8", f"a text field is not UTF-8 ({error.reason})") from None
+
+    def sizes(self) -> np.ndarray:
+        total = np.zeros(len(self), dtype=np.int64)
+        for column in self._dataset.data.columns:
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                lengths = pc.fill_null(pc.binary_length(column), 0)
+                total += lengths.to_numpy().astype(np.int64)
+        return total
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+def open_rows(pattern: str, root: str | None = None) -> list[Rows]:
+    """The files that ``pattern`` names, sorted by name, each as :class:`Rows`.
+
+    Args:
+        pattern: a path, glob or URL ending in ``.jsonl``, ``.json``, ``.tsv``, ``.parquet`` or
+            ``.arrow`` (text also ``.gz`` or ``.zst``); or a hub id ``owner/name[:split]``.
+        root: directory for relative paths.
+
+    Raises:
+        UserError: nothing matches, the ending is unknown, or a file cannot be opened.
+    """
+    pattern = os.path.expandvars(os.path.expanduser(pattern))
+    is_url = "://" in pattern
+    path = pattern if is_url or not root else os.path.join(os.path.expanduser(root), pattern)
+    if (
+        not is_url
+        and HUB_ID.fullmatch(pattern)
+        and not _ending(pattern)
+        and not Path(path).exists()
+    ):
+        return [_open_hub(pattern)]
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    if any(mark in inner for mark in "*?["):
+        names = sorted(filesystem.glob(inner))
+    else:
+        names = [inner] if filesystem.exists(inner) else []
+    if not names:
+        raise UserError(
+            f"no file matches {path!r}. Give a path, a glob or a URL; data.path is the directory "
+            "for relative paths."
+        )
+    return [_open_file(filesystem, name) for name in names]
+
+
+def _open_file(filesystem: Any, name: str) -> Rows:
+    ending = _ending(name)
+    if ending is None:
+        raise UserError(
+            f"{name}: unknown ending. Known: .jsonl, .json, .tsv (also .gz, .zst), .parquet, .arrow"
+        )
+    local = _local_copy(filesystem, name)
+    if ending in (".jsonl", ".tsv"):
+        return LineRows(name, local, _parse_json if ending == ".jsonl" else _parse_tsv)
+    if ending == ".json":
+        return _open_json(name, local)
+    return _open_arrow(name, local, ending)
+
+
+def _open_json(name: str, local: Path) -> Rows:
+    with local.open("rb") as file:
+        first = file.read(1024).lstrip()[:1]
+    if first != b"[":  # JSON lines under another name
+        return LineRows(name, local, _parse_json)
+    try:
+        rows = json.loads(local.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{name}: not a JSON array ({error}). Is the file truncated?") from None
+    return ListRows(name, rows, _file_fingerprint(local))
+
+
+def _open_arrow(name: str, local: Path, ending: str) -> Rows:
+    import datasets
+
+    try:
+        if ending == ".parquet":
+            dataset = datasets.load_dataset("parquet", data_files=str(local), split="train")
+        else:
+            source = pa.memory_map(str(local))
+            try:
+                table = pa.ipc.open_file(source).read_all()
+            except pa.ArrowInvalid:
+                source.seek(0)
+                table = pa.ipc.open_stream(source).read_all()
+            dataset = datasets.Dataset(datasets.table.InMemoryTable(table))
+    except Exception as error:  # each library under `datasets` raises its own kind
+        cause = error.__cause__ or error
+        raise UserError(
+            f"{name}: cannot be read as {ending[1:]} ({cause}). Is it complete?"
+        ) from None
+    return ArrowRows(name, dataset, _file_fingerprint(local))
+
+
+def _open_hub(identity: str) -> Rows:
+    import datasets
+
+    name, _, split = identity.partition(":")
+    try:
+        dataset = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # offline, gated, no such set: the hub's own words say which
+        raise UserError(
+            f"{identity!r} is no local file and cannot be loaded from the hub ({error}). "
+            "For a local directory name the files, for example 'dir/*.jsonl'."
+        ) from None
+    return ArrowRows(identity, dataset, f"hub:{identity}:{dataset._fingerprint}")
+
+
+def _ending(name: str) -> str | None:
+    stem = name
+    for suffix in COMPRESSION:
+        stem = stem.removesuffix(suffix)
+    known = TEXT_ENDINGS if stem != name else (*TEXT_ENDINGS, ".parquet", ".arrow")
+    return next((ending for ending in known if stem.endswith(ending)), None)
+
+
+def _local_copy(filesystem: Any, name: str) -> Path:
+    """``name`` as a plain local file: itself, or an unpacked copy in the cache."""
+    packed = name.endswith(COMPRESSION)
+    if not packed and "file" in _protocols(filesystem):
+        return Path(name)
+    # ukey changes with the file's version (mtime, size or etag): no stale copy is ever used.
+    key = hashlib.sha256(f"{name}|{filesystem.ukey(name)}".encode()).hexdigest()[:16]
+    plain_name = Path(name).name
+    for suffix in COMPRESSION:
+        plain_name = plain_name.removesuffix(suffix)
+    target = cache_dir("files", key) / plain_name
+    if target.exists():
+        return target
+    partial = target.with_suffix(f".partial{os.getpid()}")
+    try:
+        with (
+            fsspec.open(filesystem.unstrip_protocol(name), "rb", compression="infer") as source,
+            partial.open("wb") as copy,
+        ):
+            shutil.copyfileobj(source, copy, 1 << 20)
+    except Exception as error:  # every compression library raises its own kind
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{name}: cannot be copied or unpacked ({error}). Is it complete?"
+        ) from None
+    os.replace(partial, target)
+    return target
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _parse_json(line: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadRow("not_json", f"not a JSON object ({error}); the line may be cut off") from None
+    if not isinstance(row, dict):
+        raise BadRow("not_json", f"the line holds {type(row).__name__}, not a JSON object")
+    return row
+
+
+def _parse_tsv(line: str) -> Mapping[str, Any]:
+    columns = line.rstrip("\r\n").split("\t")
+    if len(columns) != 3:
+        raise BadRow(
+            "wrong_columns",
+            f"{len(columns)} columns where question, answer and rationale are expected",
+        )
+    return dict(zip(("question", "answer", "rationale"), columns, strict=True))
+
+
+def _line_bounds(data: mmap.mmap | bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of every line that is not blank, int64 [rows] each."""
+    ends: list[np.ndarray] = []
+    step = 1 << 26
+    for offset in range(0, len(data), step):
+        block = np.frombuffer(data[offset : offset + step], dtype=np.uint8)
+        ends.append(np.flatnonzero(block == 10).astype(np.int64) + offset)
+    if len(data) and data[len(data) - 1 : len(data)] != b"\n":
+        ends.append(np.array([len(data)], dtype=np.int64))
+    end = np.concatenate(ends) if ends else np.empty(0, dtype=np.int64)
+    start = np.concatenate([np.zeros(1, dtype=np.int64), end[:-1] + 1]) if len(end) else end
+    keep = end - start > 1
+    for short in np.flatnonzero(~keep):  # "" and "\r" are blank; any other byte is a row
+        keep[short] = data[start[short] : end[short]].strip() != b""
+    return start[keep], end[keep]
+
+
+def _file_fingerprint(path: Path) -> str:
+    """sha256 of the size and the content; of 256 blocks spread over it when it is over 64 MiB.
+
+    A change of some bytes in the middle of a very large file can go unnoticed: the price for a
+    start that does not wait for a pass over the data.
+    """
+    size, block = path.stat().st_size, 1 << 16
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= 1 << 26:
+            digest.update(file.read())
+        else:
+            for start in np.linspace(0, size - block, 256, dtype=np.int64):
+                file.seek(int(start))
+                digest.update(file.read(block))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,79 @@
+"""The LightningModule, loss, attention backends, callbacks, checkpoints, export."""
+
+from orca.training.answers import generate, is_exact_answer, stated_answer
+from orca.training.attention import BACKENDS, choose_backend, implementation
+from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
+from orca.training.checkpoint import AtomicCheckpointIO, newest_checkpoint
+from orca.training.export import check_handoff, export, weights_hash
+from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
+from orca.training.loss import target_cross_entropy
+from orca.training.module import ExplanationTuning, NonFiniteLoss
+from orca.training.optimizer import AdamW, Constant, Cosine, Linear
+from orca.training.precision import choose_precision
+from orca.training.pretrained import Pretrained, byte_tokenizer, prepare_model
+from orca.training.report import describe, next_command
+from orca.training.stage import Stage, build_trainer, train_stage
+from orca.training.student import Student
+
+TRAIN_OPTIONS = (
+    "run",
+    "seed",
+    "epochs",
+    "resume",
+    "overwrite",
+    "precision",
+    "attention",
+    "gradient_clip",
+    "loss_chunk",
+    "stages",
+    "model",
+    "data",
+    "curriculum",
+    "template",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "strategy",
+    "callbacks",
+    "logger",
+    "paths",
+)
+"""Top-level keys of conf/train.yaml."""
+
+__all__ = [
+    "BACKENDS",
+    "TRAIN_OPTIONS",
+    "AdamW",
+    "AtomicCheckpointIO",
+    "Constant",
+    "Cosine",
+    "ExplanationTuning",
+    "HeldOutAnswers",
+    "Linear",
+    "MetricsCsv",
+    "NonFiniteLoss",
+    "Pretrained",
+    "RunProgress",
+    "Stage",
+    "Student",
+    "Throughput",
+    "build_trainer",
+    "byte_tokenizer",
+    "check_handoff",
+    "choose_backend",
+    "choose_precision",
+    "describe",
+    "export",
+    "generate",
+    "implementation",
+    "is_exact_answer",
+    "newest_checkpoint",
+    "next_command",
+    "prepare_model",
+    "read_metrics",
+    "stated_answer",
+    "target_cross_entropy",
+    "train_stage",
+    "wandb_logger",
+    "weights_hash",
+]

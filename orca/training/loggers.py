@@ -1,0 +1,114 @@
+"""Where metrics go: always a CSV file, and Weights & Biases unless ``logger=csv``."""
+
+from __future__ import annotations
+
+import csv
+import netrc
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+METRICS_FILE = "metrics.csv"
+
+
+class MetricsCsv(Logger):
+    """``step,name,value`` rows, appended and flushed as they come.
+
+    A long table needs no rewriting when a new metric appears and survives a kill. After a resume,
+    rows of steps that will be done again are cut off.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.file = Path(directory) / METRICS_FILE
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        is_new = not self.file.exists()
+        with self.file.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(("step", "name", "value"))
+            for name, value in metrics.items():
+                if name != "epoch":  # Lightning's own; a run is one pass of its fit loop
+                    writer.writerow((step, name, repr(float(value))))
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The resolved configuration lies beside the file as ``config.yaml``."""
+
+    @rank_zero_only
+    def cut(self, steps: int) -> None:
+        """Keep what was logged in the first ``steps`` optimizer steps."""
+        if not self.file.exists():
+            return
+        rows = [row for row in read_metrics(self.file) if row[0] < steps]
+        partial = self.file.with_suffix(".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("step", "name", "value"), *rows])
+        os.replace(partial, self.file)
+
+
+def read_metrics(file: Path) -> list[tuple[int, str, float]]:
+    """Rows of a metrics file; a last line cut off by a kill is left out."""
+    rows = []
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in list(csv.reader(lines))[1:]:
+            if len(row) == 3 and row[2]:
+                rows.append((int(row[0]), row[1], float(row[2])))
+    return rows
+
+
+def wandb_logger(
+    directory: str, project: str, name: str, group: str | None, mode: str, tags: list[str]
+) -> WandbLogger:
+    """A W&B logger whose run goes on after a resume: the run id lies in the run's directory.
+
+    Args:
+        mode: ``online``, ``offline``, or ``auto``: online when an API key is known.
+    """
+    if mode == "auto":
+        mode = "online" if _has_api_key() else "offline"
+    print(f"W&B: {mode}" + ("" if mode == "online" else " (wandb sync sends it later)"), flush=True)
+    return WandbLogger(
+        project=project,
+        name=name,
+        group=group,
+        id=_run_id(Path(directory)),
+        save_dir=directory,
+        offline=mode == "offline",
+        tags=tags,
+        resume="allow",
+        settings={"console": "off", "silent": True},
+    )
+
+
+def _run_id(directory: Path) -> str:
+    file = directory / "wandb_id.txt"
+    if not file.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(secrets.token_hex(4))
+    return file.read_text().strip()
+
+
+def _has_api_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,170 @@
+"""What a finished stage tells its user: results, the loss curve, the model card."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from orca.stream import TraceDataModule
+from orca.training.loggers import METRICS_FILE, read_metrics
+
+
+def summarise(
+    directory: Path, datamodule: TraceDataModule, stage: str, seconds: float
+) -> dict[str, Any]:
+    """First and last held-out figures, what was trained on, and how fast."""
+    metrics = read_metrics(directory / METRICS_FILE)
+
+    def ends(name: str) -> dict[str, float] | None:
+        values = [value for _, found, value in metrics if found == name]
+        return {"before": values[0], "after": values[-1]} if values else None
+
+    speeds = sorted(value for _, name, value in metrics if name == "throughput/tokens_per_second")
+    totals = datamodule.card.counters["totals"]
+    return {
+        "stage": stage,
+        "held_out_loss": ends("val/loss"),
+        "exact_answer": ends("val/exact_answer"),
+        "steps": totals["steps"],
+        "examples": totals["examples"],
+        "tokens": totals["tokens"],
+        "target_tokens": totals["target_tokens"],
+        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "seconds": round(seconds, 1),
+    }
+
+
+def describe(results: dict[str, Any], directory: Path) -> str:
+    """The lines that end a run."""
+    lines = [f"{results['stage']}: what was learned"]
+    for name, key, form in (
+        ("held-out loss", "held_out_loss", "{:.3f}"),
+        ("exact answers to held-out questions", "exact_answer", "{:.1%}"),
+    ):
+        ends = results[key]
+        if ends:
+            lines.append(f"  {name}: {form.format(ends['before'])} → {form.format(ends['after'])}")
+    lines.append(
+        f"  trained on {results['examples']:,} examples, {results['target_tokens']:,} target tokens "
+        f"of {results['tokens']:,} in {results['steps']} steps, {results['seconds']:.0f} s"
+    )
+    lines.append(
+        f"  {directory}: hf/ (the model), data_card.md, loss.png, metrics.csv, samples.jsonl"
+    )
+    return "\n".join(lines)
+
+
+def plot_loss(directory: Path) -> None:
+    """``loss.png``: training and held-out loss against the optimizer step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metrics = read_metrics(directory / METRICS_FILE)
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    train = [(step, value) for step, name, value in metrics if name == "train/loss"]
+    held_out = [(step, value) for step, name, value in metrics if name == "val/loss"]
+    if train:
+        steps, values = zip(*train, strict=True)
+        axes.plot(steps, values, color="#9db4c8", linewidth=1, label="training, each step")
+        axes.plot(
+            steps, _smooth(list(values)), color="#1f5a8a", linewidth=2, label="training, mean"
+        )
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o-", color="#c2541b", label="held out")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("cross-entropy per target token (nats)")
+    axes.set_title(f"{directory.parent.name} / {directory.name}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(directory / "loss.png", dpi=130)
+    pyplot.close(figure)
+
+
+def model_card(
+    config: DictConfig, stage: str, results: dict[str, Any], datamodule: TraceDataModule
+) -> str:
+    """README.md of the exported model."""
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    recipe = OmegaConf.to_yaml(
+        {key: resolved[key] for key in ("model", "template", "optimizer", "scheduler", "stages")}
+    )
+    ends = {name: results[name] for name in ("held_out_loss", "exact_answer") if results[name]}
+    figures = [f"| {n} | {e['before']:.4f} | {e['after']:.4f} |" for n, e in ends.items()]
+    composition = datamodule.card.to_dict()["composition"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            f"base_model: {config.model.path}",
+            "tags: [explanation-tuning, orca]",
+            "---",
+            f"# {config.model.name} after {stage}",
+            "",
+            "Trained on explanation traces (system message, query, teacher response) after the "
+            "Orca paper, arXiv 2306.02707. The licences of the base model and of the data apply.",
+            "",
+            f"- Data: `{config.data.name}`, part `{datamodule.part}`: {results['examples']:,} "
+            f"examples, {results['target_tokens']:,} target tokens. Teachers: "
+            f"{', '.join(composition['teacher'])}.",
+            f"- Prompt: the chat template of the tokenizer (`{config.template.name}`).",
+            f"- Code: commit {git_commit() or 'unknown'}.",
+            "",
+            "| on held-out traces | before | after |",
+            "| --- | --- | --- |",
+            *figures,
+            "",
+            "## Recipe",
+            "",
+            "```yaml",
+            recipe.strip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` where files were changed; None outside git."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _smooth(values: list[float], width: int = 9) -> list[float]:
+    half = width // 2
+    return [
+        sum(part) / len(part)
+        for i in range(len(values))
+        if (part := values[max(0, i - half) : i + half + 1])
+    ]
+
+
+def next_command(config: DictConfig) -> str:
+    """What to type next: the second stage after the first, a chat with the result otherwise."""
+    if list(config.stages) == ["flan5m_chatgpt"]:
+        chosen = {
+            "model": (config.model.name, "smollm2_135m"),
+            "data": (config.data.name, "sample"),
+        }
+        options = "".join(f" {k}={v}" for k, (v, default) in chosen.items() if v != default)
+        run = (
+            "" if config.run == f"{config.model.name}-{config.data.name}" else f" run={config.run}"
+        )
+        return f"next: python train.py stage=flan1m_gpt4{options}{run}"
+    directory = Path(config.paths.run_dir) / str(list(config.stages)[-1])
+    return (
+        f"next: look at {directory / 'samples.jsonl'}, or load {directory / 'hf'} with transformers"
+    )

@@ -1,0 +1,36 @@
+"""Train a student on explanation traces, stage by stage.
+
+    python train.py stage=flan5m_chatgpt                    # the embedded default, any machine
+    python train.py stage=progressive model=llama2_13b data=openorca
+    python train.py -m stage=flan5m_chatgpt optimizer.lr=1e-5,3e-5
+
+Options are in conf/train.yaml and the groups beside it; `python train.py --help` lists them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from orca.config import check_config, run_program
+from orca.training import TRAIN_OPTIONS, describe, next_command, train_stage
+
+
+def main(config: DictConfig) -> float | None:
+    """Train every stage of the run; returns the last held-out loss, for sweepers."""
+    check_config(config, TRAIN_OPTIONS)
+    results: dict[str, Any] = {}
+    for name in config.stages:
+        results = train_stage(config, str(name))
+        if results:
+            print(describe(results, Path(config.paths.run_dir) / str(name)), flush=True)
+    if results:
+        print(next_command(config), flush=True)
+    ends = results.get("held_out_loss")
+    return ends["after"] if ends else None
+
+
+if __name__ == "__main__":
+    run_program(main, "train")
