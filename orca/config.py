@@ -64,9 +64,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) or isinstance(cause, MissingConfigException):
         return str(cause)
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
-        parent = cause.parent_node
+        full_key, parent = str(cause.full_key), cause.parent_node
         known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
-        return unknown_key(str(cause.full_key), str(cause.key), known)
+        return unknown_key(full_key, full_key.rpartition(".")[2], known)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause}: give it on the command line"
     return str(error) if cause is error else f"{error}\n{cause}"
@@ -111,4 +111,4 @@ def _check_node(node: Any, path: str) -> None:
                 raise UserError(unknown_key(f"{path}.{name}", name, parameters))
     for key in node:
         if not OmegaConf.is_missing(node, key):
-            _check_node(node._get_node(key), f"{path}.{key}" if path else str(key))
+            _check_node(node._get_node(key), f"{path}.{key!s}" if path else str(key))

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Bad input or configuration; the message names the file, row, key or option and the way out."""
+    """Bad input or configuration; the message names what is wrong and the way out."""

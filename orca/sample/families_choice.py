@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from orca.sample.families_base import (
@@ -113,7 +114,7 @@ def solve_number_sequence(item: Item, rng: Random) -> Problem | None:
     *shown, following = item["metadata"]["sequence"]
     change = shown[1] - shown[0]
     terms = [*shown, following]
-    steady = all(b - a == change for a, b in zip(terms, terms[1:], strict=False))
+    steady = all(b - a == change for a, b in pairwise(terms))
     if not steady or min(terms) < 0:
         return None
     sign = "+" if change > 0 else "-"

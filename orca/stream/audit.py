@@ -1,10 +1,4 @@
-"""Proof on one's own data that packs are what they should be, before any GPU time is spent.
-
-    python -m orca.stream.audit data=local data.path=/my/traces stage=flan5m_chatgpt
-
-prints the data card of the whole stage (or of ``max_packs=N`` packs), the findings on every
-audited pack, and one pack with its target tokens in colour. It takes the options of `train.py`.
-"""
+"""Proof that packs are what they should be; `python -m orca.audit` shows it on one's own data."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,65 +103,44 @@ class DataCard:
     def to_markdown(self) -> str:
         """The card as a page."""
         card, totals = self.to_dict(), self.counters["totals"]
-        dropped = sum(self.counters["dropped"].values())
-        lines = [f"# Data card: {self.title}", "", "| | |", "| --- | --- |"]
-        rows: list[tuple[str, Any]] = [
+        parts = [f"# Data card: {self.title}", _table(("", ""), self._figures(card))]
+        parts += ["Rows read and dropped count from the first pack of their window on."]
+        lengths = [(n, *card[n].values()) for n in ("length", "target_tokens_per_example")]
+        parts += ["## Lengths in tokens", _table(("percentile", *card["length"]), lengths)]
+        if card["dropped"]:
+            parts += ["## Dropped", _table(("reason", "rows"), card["dropped"].items())]
+            listed = [f"- {row['where']}: {row['detail']}" for row in self.dropped_rows[:20]]
+            rest = sum(card["dropped"].values()) - len(listed)
+            if rest:
+                listed += [f"- … and {rest:,} more (data_card.json lists up to {MAX_LISTED:,})"]
+            parts += ["\n".join(listed)]
+        for name, counts in card["composition"].items():
+            whole = max(totals["examples"], 1)
+            rows = [(key, f"{count:,}", f"{count / whole:.1%}") for key, count in counts.items()]
+            parts += [f"## By {name.replace('_', ' ')}", _table(("", "examples", "share"), rows)]
+        for title, values in (("Audit", self.audit), ("Facts", self.facts)):
+            parts += [f"## {title}", "\n".join(f"- {k}: {v}" for k, v in values.items())]
+        return "\n\n".join(parts) + "\n"
+
+    def _figures(self, card: Mapping[str, Any]) -> list[tuple[str, str]]:
+        totals, moved = self.counters["totals"], card["displacement"]
+        figures: list[tuple[str, Any]] = [
             ("rows read", totals["read"]),
             ("held out for validation", totals["held_out"]),
-            ("dropped", dropped),
+            ("dropped", sum(card["dropped"].values())),
             ("examples trained on", totals["examples"]),
             ("tokens", totals["tokens"]),
             ("target tokens", totals["target_tokens"]),
             ("packs", totals["packs"]),
             ("fill", f"{card['fill']:.2%} of {self.capacity} tokens"),
             ("examples per pack", f"{card['examples_per_pack']:.2f}"),
+            ("places moved from the curriculum position, median", moved["p50"]),
+            ("places moved, most", moved["p100"]),
             ("queries truncated", totals["truncated"]),
             ("tokens cut from queries", totals["truncated_tokens"]),
             ("texts with special tokens spelled out", totals["special_tokens_spelled_out"]),
         ]
-        lines += [f"| {name} | {_figure(value)} |" for name, value in rows]
-        lines += [
-            "",
-            "Rows read and dropped are counted by window when its first pack is used.",
-            "",
-        ]
-        lines += ["| percentile | " + " | ".join(card["length"]) + " |"]
-        lines += ["| --- " * (len(card["length"]) + 1) + "|"]
-        for name in ("length", "target_tokens_per_example"):
-            lines += [
-                f"| {name.replace('_', ' ')} | " + " | ".join(map(str, card[name].values())) + " |"
-            ]
-        moved = card["displacement"]
-        lines += ["", "Places moved from the curriculum position: " + _listed(moved), ""]
-        if dropped:
-            lines += ["## Dropped", "", "| reason | rows |", "| --- | --- |"]
-            lines += [f"| {reason} | {count} |" for reason, count in card["dropped"].items()]
-            lines += ["", *(f"- {r['where']}: {r['detail']}" for r in self.dropped_rows[:20])]
-            if dropped > 20:
-                lines += [
-                    f"- … and {dropped - 20} more; `data_card.json` lists {len(self.dropped_rows)}"
-                ]
-            lines += [""]
-        for name, counts in card["composition"].items():
-            lines += [
-                f"## By {name.replace('_', ' ')}",
-                "",
-                "| | examples | share |",
-                "| --- | --- | --- |",
-            ]
-            lines += [
-                f"| {key} | {count:,} | {count / max(totals['examples'], 1):.1%} |"
-                for key, count in counts.items()
-            ]
-            lines += [""]
-        lines += ["## Audit", "", *(f"- {name}: {value}" for name, value in self.audit.items()), ""]
-        lines += [
-            "## Facts",
-            "",
-            *(f"- {name}: `{value}`" for name, value in self.facts.items()),
-            "",
-        ]
-        return "\n".join(lines)
+        return [(name, f"{v:,}" if isinstance(v, int) else v) for name, v in figures]
 
     def save(self, directory: Path) -> None:
         """Write ``data_card.md`` and ``data_card.json``."""
@@ -197,9 +176,7 @@ def percentiles(
     }
 
 
-def _figure(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _listed(moved: Mapping[str, int]) -> str:
-    return f"median {moved['p50']}, 95 % within {moved['p95']}, most {moved['p100']}"
+def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    lines = [[str(cell) for cell in row] for row in (head, *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

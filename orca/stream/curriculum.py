@@ -104,7 +104,8 @@ class BySubCollection:
         unknown = sorted({str(value) for value in values if value is not None} - set(rank))
         if unknown:
             raise UserError(
-                f"curriculum.sub_collections={self.sub_collections} lacks {unknown}, which the data has"
+                f"the data has sub-collections {unknown}, which are not in "
+                f"curriculum.sub_collections={self.sub_collections}"
             )
         ranks = [rank.get(str(value), len(rank)) for value in values]
         return _by_key(np.array(ranks, dtype=np.float64), seed, epoch, descending=False)

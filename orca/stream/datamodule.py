@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,11 @@ class TraceDataModule(L.LightningDataModule):
 
     Args:
         name: the data's name, for run directories and cards.
-        parts: source by part; a stage names the part it trains on (``chatgpt``, ``gpt4``).
-        held_out: source of validation traces, or None to hold out ``held_out_fraction`` of the
+        path: directory (or URL) for relative file names.
+        format: the reader's name, a key of ``orca.traces.READERS``.
+        parts: files by part, a pattern or a list of patterns each; a stage names the part that
+            it trains on (``chatgpt``, ``gpt4``), which is also the teacher where rows name none.
+        held_out: files of validation traces, or None to hold out ``held_out_fraction`` of the
             queries (by a hash of the query's text) of the stage's own part.
         held_out_examples: most traces used for validation.
         on_bad_row: ``fail`` names the file and row and stops; ``skip`` counts and lists.
@@ -56,8 +59,10 @@ class TraceDataModule(L.LightningDataModule):
         self,
         *,
         name: str,
-        parts: Mapping[str, TraceSource],
-        held_out: TraceSource | None,
+        path: str | None,
+        format: str,
+        parts: Mapping[str, str | Sequence[str]],
+        held_out: str | Sequence[str] | None,
         held_out_fraction: float,
         held_out_examples: int,
         on_bad_row: str,
@@ -72,7 +77,6 @@ class TraceDataModule(L.LightningDataModule):
         epochs: int,
         tokenizer: Any,
         template: Template,
-        path: str | None = None,
     ) -> None:
         super().__init__()
         if part not in parts:
@@ -93,8 +97,9 @@ class TraceDataModule(L.LightningDataModule):
             raise UserError("data.held_out and data.held_out_fraction exclude each other")
         if epochs < 1:
             raise UserError(f"epochs={epochs} must be at least 1")
-        self.name, self.part, self.path = name, part, path
-        self.source, self.held_out = parts[part], held_out
+        self.name, self.part = name, part
+        self.source = TraceSource(parts[part], format, path, teacher=part)
+        self.held_out = held_out and TraceSource(held_out, format, path, teacher=part)
         self.held_out_fraction, self.held_out_examples = held_out_fraction, held_out_examples
         self.on_bad_row, self.curriculum = on_bad_row, curriculum
         self.max_tokens, self.window = max_tokens, window

@@ -70,8 +70,8 @@ class Encoder:
                 for text in (trace.system_message, trace.query, trace.response)
             ]
             spelled.append(any(changed for _, changed in parts))
-            texts = [text for text, _ in parts]
-            rendered.append(self.template.render(*texts, eos=self.eos, bos=self.bos))
+            system, query, response = (text for text, _ in parts)
+            rendered.append(self.template.render(system, query, response, self.eos, self.bos))
         if not traces:
             return []
         encodings = self.tokenizer._tokenizer.encode_batch(

@@ -108,8 +108,8 @@ def read_alpaca(row: Row, origin: RowOrigin) -> Trace:
         system_message=_optional(row, "system"),
         query=f"{instruction}\n\n{extra}" if extra else instruction,
         response=_response(row, "output"),
-        teacher=origin.teacher or _optional(row, "generator"),
-        sub_collection=origin.sub_collection or _optional(row, "dataset"),
+        teacher=_optional(row, "generator") or origin.teacher,
+        sub_collection=_optional(row, "dataset") or origin.sub_collection,
         task=origin.task,
     )
 
@@ -127,7 +127,7 @@ def read_flan_cot(row: Row, origin: RowOrigin) -> Trace:
         system_message="",
         query=question,
         response=f"{rationale}{stop}\nThe answer is {answer.strip().removesuffix('.')}.",
-        teacher=origin.teacher or "human",
+        teacher="human",
         sub_collection=origin.sub_collection or "cot",
         task=origin.task,
         gold_answer=answer.strip(),

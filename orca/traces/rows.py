@@ -7,6 +7,7 @@ and are memory-mapped too. Compressed and remote files are copied once into the 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import mmap
@@ -21,6 +22,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import zstandard
 
 from orca.errors import UserError
 from orca.paths import cache_dir
@@ -261,11 +263,14 @@ def _local_copy(filesystem: Any, name: str) -> Path:
         return target
     partial = target.with_suffix(f".partial{os.getpid()}")
     try:
-        with (
-            fsspec.open(filesystem.unstrip_protocol(name), "rb", compression="infer") as source,
-            partial.open("wb") as copy,
-        ):
-            shutil.copyfileobj(source, copy, 1 << 20)
+        with filesystem.open(name, "rb") as source, partial.open("wb") as copy:
+            if name.endswith(".zst"):
+                _unpack_zst(source, copy)
+            elif name.endswith(".gz"):
+                with gzip.open(source) as unpacked:  # raises when the file is cut off
+                    shutil.copyfileobj(unpacked, copy, 1 << 20)
+            else:
+                shutil.copyfileobj(source, copy, 1 << 20)
     except Exception as error:  # every compression library raises its own kind
         partial.unlink(missing_ok=True)
         raise UserError(
@@ -273,6 +278,19 @@ def _local_copy(filesystem: Any, name: str) -> Path:
         ) from None
     os.replace(partial, target)
     return target
+
+
+def _unpack_zst(source: Any, copy: Any) -> None:
+    # zstandard's own readers end a cut-off file without a word; its frame objects tell.
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    while data := source.read(1 << 20):
+        while data:
+            if frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            copy.write(frame.decompress(data))
+            data = frame.unused_data
+    if not frame.eof:
+        raise EOFError("the last frame is not complete")
 
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:
@@ -311,9 +329,11 @@ def _line_bounds(data: mmap.mmap | bytes) -> tuple[np.ndarray, np.ndarray]:
         ends.append(np.array([len(data)], dtype=np.int64))
     end = np.concatenate(ends) if ends else np.empty(0, dtype=np.int64)
     start = np.concatenate([np.zeros(1, dtype=np.int64), end[:-1] + 1]) if len(end) else end
-    keep = end - start > 1
-    for short in np.flatnonzero(~keep):  # "" and "\r" are blank; any other byte is a row
-        keep[short] = data[start[short] : end[short]].strip() != b""
+    keep = end > start
+    for number in np.flatnonzero(keep):
+        # Only a line that begins with white space can be blank; most files have none.
+        if data[start[number]] <= 32:
+            keep[number] = data[start[number] : end[number]].strip() != b""
     return start[keep], end[keep]
 
 

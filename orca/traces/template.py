@@ -64,9 +64,7 @@ class Template:
         the Jinja template. A pad token that equals EOS teaches a model never to stop.
         """
         missing = [t for t in self.special_tokens if t not in tokenizer.get_vocab()]
-        added = (
-            tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else 0
-        )
+        added = tokenizer.add_tokens(missing, special_tokens=True) if missing else 0
         if self.end is not None:
             tokenizer.eos_token = self.end
         if tokenizer.eos_token is None:

@@ -12,13 +12,14 @@ from orca.traces import Template, begins_with_bos, plain_text
 
 _STATED = re.compile(r"answers?\s*(?:is|are)\s*:?\s*([^\n]+)", re.IGNORECASE)
 _OPTION = re.compile(r"\(([A-Z])\)")
+_GOLD_OPTION = re.compile(r"\(?([A-Z])\)?")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
 def stated_answer(response: str) -> str | None:
     """What follows the last "answer is" on its line, without a final full stop."""
     found = _STATED.findall(response)
-    return found[-1].strip() if found else None
+    return _plain(found[-1]).removesuffix(".") if found else None
 
 
 def is_exact_answer(response: str, gold: str) -> bool:
@@ -28,22 +29,21 @@ def is_exact_answer(response: str, gold: str) -> bool:
     number of the response counts, so that a model that answers without the phrase (as an
     untrained one does) is not scored on its wording.
     """
-    wanted = _normal(gold)
+    gold = _plain(gold).removesuffix(".")
     stated = stated_answer(response)
+    option = _GOLD_OPTION.fullmatch(gold)
+    if option:
+        if stated is not None:
+            letters = re.findall(r"^\(?([A-Z])(?![A-Za-z'])", stated) or _OPTION.findall(stated)
+            return letters[:1] == [option[1]]
+        return _OPTION.findall(response)[-1:] == [option[1]]
     if stated is not None:
-        options = _OPTION.findall(stated)
-        if _OPTION.fullmatch(gold.strip()) and options:
-            return f"({options[0]})".lower() == gold.strip().lower()
-        said = _normal(stated)
-        # "The answer is 12. I am sure" and "**12**" state 12; "The answer is 12.5" does not.
-        return said == wanted or said.startswith((wanted + ". ", wanted + ", ", wanted + " ("))
-    if _OPTION.fullmatch(gold.strip()):
-        letters = _OPTION.findall(response)
-        return bool(letters) and f"({letters[-1]})".lower() == gold.strip().lower()
-    if _NUMBER.fullmatch(gold.strip()):
-        numbers = _NUMBER.findall(response)
-        return bool(numbers) and _normal(numbers[-1]) == wanted
-    return _normal(response) == wanted
+        said, wanted = stated.lower(), gold.lower()
+        # "The answer is 12. I am sure" states 12; "The answer is 12.5" does not.
+        return said == wanted or said.startswith((f"{wanted}. ", f"{wanted}, ", f"{wanted} ("))
+    if _NUMBER.fullmatch(gold):
+        return _NUMBER.findall(_plain(response))[-1:] == [gold]
+    return _plain(response).removesuffix(".").lower() == gold.lower()
 
 
 def generate(
@@ -90,6 +90,7 @@ def generate(
     return responses
 
 
-def _normal(text: str) -> str:
-    text = re.sub(r"[*`\"'$]|(?<=\d),(?=\d{3})", "", text)
-    return re.sub(r"\s+", " ", text).strip().rstrip(".").strip().lower()
+def _plain(text: str) -> str:
+    """Without Markdown marks, dollar signs, thousands commas and doubled white space."""
+    text = re.sub(r"[*`\"$]|(?<=\d),(?=\d{3})", "", text)
+    return re.sub(r"\s+", " ", text).strip()

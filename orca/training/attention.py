@@ -161,6 +161,7 @@ def _varlen_attention(
     output = varlen_attn(
         q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **causal
     )
+    assert isinstance(output, torch.Tensor)
     return output[None].to(query.dtype), None
 
 

@@ -13,10 +13,10 @@ import torch
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Σ cross-entropy of ``hidden @ weight.T`` against ``targets``; gradients in the forward pass."""
+    """Σ cross-entropy of ``hidden @ weight.T`` against ``targets``, gradients at once."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -56,7 +56,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return (
             hidden_gradient * gradient.to(hidden_gradient.dtype),

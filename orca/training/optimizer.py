@@ -41,7 +41,8 @@ class AdamW:
             if isinstance(layer, nn.Embedding)
             for parameter in layer.parameters()
         }
-        decayed, others = [], []
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for parameter in module.parameters():
             if parameter.requires_grad:
                 plain = parameter.ndim < 2 or id(parameter) in embeddings

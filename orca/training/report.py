@@ -48,8 +48,8 @@ def describe(results: dict[str, Any], directory: Path) -> str:
         if ends:
             lines.append(f"  {name}: {form.format(ends['before'])} → {form.format(ends['after'])}")
     lines.append(
-        f"  trained on {results['examples']:,} examples, {results['target_tokens']:,} target tokens "
-        f"of {results['tokens']:,} in {results['steps']} steps, {results['seconds']:.0f} s"
+        f"  trained on {results['examples']:,} examples, {results['target_tokens']:,} targets of "
+        f"{results['tokens']:,} tokens in {results['steps']} steps, {results['seconds']:.0f} s"
     )
     lines.append(
         f"  {directory}: hf/ (the model), data_card.md, loss.png, metrics.csv, samples.jsonl"

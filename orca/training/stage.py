@@ -226,8 +226,8 @@ def _announce(
         f"stage: {name} from {start_from or config.model.path}, into {trainer.default_root_dir}",
         f"data: {config.data.name}, part {stage.part}: {rows:,} rows × {stage.epochs} epochs, "
         f"{datamodule.curriculum.describe()}, {len(datamodule.held_out_traces())} held out",
-        f"step: {datamodule.global_batch} packs of {datamodule.max_tokens} = up to {tokens:,} tokens; "
-        f"{trainer.world_size} rank(s) × micro-batches of {datamodule.micro_batch}",
+        f"step: {datamodule.global_batch} pack(s) of {datamodule.max_tokens}, up to {tokens:,} "
+        f"tokens; {trainer.world_size} rank(s) × micro-batches of {datamodule.micro_batch}",
         f"optimizer: lr {config.optimizer.lr * stage.lr_scale:g}, "
         f"{type(instantiate(config.scheduler)).__name__.lower()} schedule",
     ]
@@ -268,7 +268,7 @@ def _device(accelerator: str) -> torch.device:
 
 
 def _directory_argument(callback: DictConfig, directory: Path) -> dict[str, str]:
-    """Callbacks say ``dirpath: ???`` or ``directory: ???`` where they want the stage's directory."""
+    """A callback says ``dirpath: ???`` or ``directory: ???`` to be given the stage's directory."""
     wanted = {"dirpath": str(directory / "checkpoints"), "directory": str(directory)}
     return {key: path for key, path in wanted.items() if OmegaConf.is_missing(callback, key)}
 

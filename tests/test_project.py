@@ -1,0 +1,86 @@
+"""The project's own files: dependencies, licence of data, configuration groups."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import compose_config
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from orca.config import CONF_DIR, check_config
+from orca.errors import UserError
+from orca.training import TRAIN_OPTIONS
+
+ROOT = Path(__file__).parent.parent
+GROUPS = sorted(p.name for p in CONF_DIR.iterdir() if p.is_dir() and p.name != "experiment")
+OPTIONS = [(g, f.stem) for g in GROUPS for f in sorted((CONF_DIR / g).glob("*.yaml"))]
+NEEDED = {
+    ("model", "hub"): ["model.name=any", "model.path=any/thing"],
+    ("data", "local"): ["data.format=chat"],
+}
+
+
+def test_environment_and_pyproject_name_the_same_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert set(project["dependencies"]) == set(pip) - {"-e ."}
+    assert any(d.startswith("flash-attn") for d in project["optional-dependencies"]["gpu"])
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    import re
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["dev"]
+
+    def name(line: str) -> str:
+        return re.split(r"[<>=!\[ ]", line, maxsplit=1)[0].lower().replace("_", "-")
+
+    pinned = {name(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line}
+    assert {name(line) for line in project["dependencies"] + extra} <= pinned
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
+def test_every_option_of_every_group_composes_and_instantiates(group: str, option: str) -> None:
+    if option == "base":
+        pytest.skip("base is the part that other options share")
+    config = compose_config(f"{group}={option}", *NEEDED.get((group, option), []))
+    check_config(config, TRAIN_OPTIONS)
+    if group == "stage":
+        for stage in config.stages.values():
+            assert instantiate(stage).epochs == 1
+    elif group in ("model", "template", "optimizer", "scheduler", "curriculum"):
+        assert instantiate(config[group]) is not None
+    elif group == "data":
+        assert instantiate(config.data, _partial_=True).func.__name__ == "TraceDataModule"
+    elif group in ("strategy", "callbacks", "trainer"):
+        OmegaConf.to_container(config[group], resolve=True)
+        if "strategy" in config[group] and not isinstance(config[group].strategy, str):
+            assert instantiate(config[group].strategy) is not None
+
+
+def test_every_experiment_composes() -> None:
+    for file in (CONF_DIR / "experiment").glob("*.yaml"):
+        check_config(compose_config(f"experiment={file.stem}"), TRAIN_OPTIONS)
+
+
+def test_a_mistyped_key_fails_with_the_nearest_valid_one() -> None:
+    config = compose_config()
+    OmegaConf.set_struct(config, False)
+    config.optimizer.weight_decoy = 0.1
+    with pytest.raises(UserError, match=r"optimizer\.weight_decoy.*Did you mean.*weight_decay"):
+        check_config(config, TRAIN_OPTIONS)
+    del config.optimizer.weight_decoy
+    config.epoch = 3
+    with pytest.raises(UserError, match="Did you mean epochs"):
+        check_config(config, TRAIN_OPTIONS)
+
+
+def test_no_file_of_the_project_is_large() -> None:
+    large = [p for p in (ROOT / "orca").rglob("*") if p.is_file() and p.stat().st_size > 1_500_000]
+    assert not large
