@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from orca.config import check_config, run_program
-from orca.stream import TraceDataModule, audit_packs, show_pack
+from orca.stream import Pack, TraceDataModule, audit_packs, show_pack
 from orca.stream.datamodule import AUDITED_PACKS
 from orca.training import TRAIN_OPTIONS, Stage
 
@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
         datamodule: TraceDataModule = instantiate(config.data, _partial_=True)(
             part=stage.part, epochs=stage.epochs, tokenizer=tokenizer, template=template
         )
-        kept = []
+        kept: list[Pack] = []
         for number, item in enumerate(datamodule.stream(), start=1):
             datamodule.card.add_pack(item)
             if len(kept) < max(AUDITED_PACKS, config.show):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -28,7 +30,19 @@ from orca.errors import UserError
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
 
+
+def sweep_job_name(number: Any) -> str:
+    """Directory of a job of a sweep: the options that the command line varies, or its number."""
+    parser = OverridesParser.create()
+    given = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+    swept = {o.key_or_group for o in parser.parse_overrides(given) if o.is_sweep_override()}
+    job = parser.parse_overrides(list(HydraConfig.get().overrides.task))
+    parts = [f"{o.key_or_group}={o.get_value_string()}" for o in job if o.key_or_group in swept]
+    return ",".join(parts).replace("/", "_") or str(number)
+
+
 OmegaConf.register_new_resolver("orca_package", lambda: str(PACKAGE_DIR), replace=True)
+OmegaConf.register_new_resolver("orca_job", sweep_job_name, replace=True)
 
 
 def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:

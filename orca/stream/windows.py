@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,11 +127,19 @@ def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterat
         num_workers=num_workers,
         collate_fn=_as_it_is,
         prefetch_factor=2 if num_workers else None,
+        worker_init_fn=_end_with_parent,
     )
     for window in loader:
         if window.error is not None:
             raise UserError(window.error)
         yield window
+
+
+def _end_with_parent(worker: int) -> None:
+    # A worker whose parent was killed can hang for ever on its full result pipe. Linux alone
+    # offers this; elsewhere PyTorch's own watchdog has to do.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _as_it_is(window: Any) -> Any:

@@ -3,7 +3,7 @@
 from orca.training.answers import generate, is_exact_answer, stated_answer
 from orca.training.attention import BACKENDS, choose_backend, implementation
 from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
-from orca.training.checkpoint import AtomicCheckpointIO, newest_checkpoint
+from orca.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_checkpoint
 from orca.training.export import check_handoff, export, weights_hash
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
 from orca.training.loss import target_cross_entropy
@@ -45,6 +45,7 @@ __all__ = [
     "TRAIN_OPTIONS",
     "AdamW",
     "AtomicCheckpointIO",
+    "Checkpoints",
     "Constant",
     "Cosine",
     "ExplanationTuning",

@@ -7,11 +7,77 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
-STEP_FILE = "step{step:08d}"
-"""Name of a resumable checkpoint, for ``ModelCheckpoint``'s ``filename``."""
+from orca.errors import UserError
+
+
+class Checkpoints(Checkpoint):
+    """A resumable checkpoint every n steps and at the end, and the weights of the best step.
+
+    Lightning's ``ModelCheckpoint`` has a path of its own for manual optimization, which looks for
+    model states from before the step; this one saves what is there after it.
+
+    Args:
+        directory: the stage's; files go to ``checkpoints/step00000050.ckpt`` and ``best.ckpt``.
+        every_n_steps: optimizer steps between resumable checkpoints; 0 for the last alone.
+        keep: resumable checkpoints kept.
+        best: keep the weights of the lowest held-out loss.
+    """
+
+    def __init__(
+        self, directory: str, every_n_steps: int = 50, keep: int = 1, best: bool = True
+    ) -> None:
+        if keep < 1 or every_n_steps < 0:
+            raise UserError(
+                f"callbacks.checkpoints: keep={keep} must be at least 1 and "
+                f"every_n_steps={every_n_steps} not negative"
+            )
+        self.directory = Path(directory) / "checkpoints"
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+        self.best = best
+        self.best_loss = float("inf")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.best or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        loss = float(trainer.callback_metrics.get("val/loss", float("inf")))
+        if loss < self.best_loss:
+            self.best_loss = loss
+            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the state after ``trainer.global_step`` steps and drop what is too old."""
+        target = self.directory / f"step{trainer.global_step:08d}.ckpt"
+        if not target.exists():
+            trainer.save_checkpoint(target)
+        if trainer.is_global_zero:
+            for _, old in _resumable(self.directory)[: -self.keep]:
+                old.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_loss": self.best_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_loss = state_dict["best_loss"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,11 +96,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(partial, target)
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The resumable checkpoint of the latest step, or None."""
-    found = [
-        (int(match[1]), file)
-        for file in directory.glob("step*.ckpt")
-        if (match := re.fullmatch(r"step(?:step=)?(\d+)", file.stem))
-    ]
-    return max(found)[1] if found else None
+def newest_checkpoint(directory: Path) -> tuple[int, Path] | None:
+    """(steps done, file) of the latest resumable checkpoint, or None."""
+    found = _resumable(directory)
+    return found[-1] if found else None
+
+
+def _resumable(directory: Path) -> list[tuple[int, Path]]:
+    matches = [(re.fullmatch(r"step(\d+)\.ckpt", f.name), f) for f in directory.glob("step*")]
+    return sorted((int(match[1]), file) for match, file in matches if match)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -26,8 +27,13 @@ from orca.training.precision import choose_precision
 from orca.training.report import git_commit, model_card, plot_loss, summarise
 
 RESULTS_FILE = "results.json"
-MAY_DIFFER = ("resume", "overwrite", "trainer", "callbacks", "logger", "paths", "data.num_workers")
-"""Options that may change when a run is resumed: they change no trained number."""
+MAY_DIFFER = (
+    *("resume", "overwrite", "callbacks", "logger", "paths", "strategy"),
+    *("data.num_workers", "data.micro_batch"),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
+    *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),
+)
+"""Options that may change when a run is resumed: they change numbers by rounding at most."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     """Train stage ``name`` and return its results (also in ``results.json``)."""
     stage: Stage = instantiate(config.stages[name])
     directory = Path(config.paths.run_dir) / name
-    finished, checkpoint = open_run(directory, config)
+    own = copy.deepcopy(config)
+    own.stages = {name: config.stages[name]}  # what the other stages are does not matter here
+    finished, checkpoint = open_run(directory, own)
     if finished:
         print(f"{directory} is finished; its results stand.", flush=True)
         return json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
@@ -84,16 +92,16 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     _announce(config, name, stage, start_from, trainer, datamodule)
 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
-    csv.cut(_steps_in(checkpoint))
+    csv.cut(checkpoint[0] if checkpoint else 0)
     if checkpoint is None:
         (directory / "samples.jsonl").unlink(missing_ok=True)
         if datamodule.held_out_traces():
             trainer.validate(module, datamodule, verbose=False)
             csv.log_metrics({"val/loss": float(trainer.callback_metrics["val/loss"])}, 0)
     else:
-        print(f"resuming from {checkpoint}", flush=True)
+        print(f"resuming after step {checkpoint[0]} from {checkpoint[1]}", flush=True)
     trainer.fit(
-        module, datamodule, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
+        module, datamodule, ckpt_path=str(checkpoint[1]) if checkpoint else None, weights_only=True
     )
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -134,17 +142,17 @@ def build_trainer(config: DictConfig, name: str, directory: Path) -> L.Trainer:
             instantiate(config.logger, directory=str(directory), name=f"{config.run}-{name}")
         )
         _log_config(loggers[-1], config)
-    callbacks = {
-        key: instantiate(callback, **_directory_argument(callback, directory))
-        for key, callback in config.callbacks.items()
+    callbacks = [
+        instantiate(callback, **_directory(callback, directory))
+        for callback in config.callbacks.values()
         if callback is not None
-    }
+    ]
     return L.Trainer(
         **instantiate(config.trainer),
         strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
         precision=precision,  # type: ignore[arg-type]
         logger=loggers,
-        callbacks=list(callbacks.values()),
+        callbacks=callbacks,
         plugins=[] if isinstance(strategy, DictConfig) else [AtomicCheckpointIO()],
         default_root_dir=directory,
         # One fit "epoch" is the whole stage: epochs are the stream's, which ends by itself.
@@ -158,8 +166,9 @@ def build_trainer(config: DictConfig, name: str, directory: Path) -> L.Trainer:
     )
 
 
-def open_run(directory: Path, config: DictConfig) -> tuple[bool, Path | None]:
-    """Make or reopen a stage's directory; returns (is finished, checkpoint to go on from).
+def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path] | None]:
+    """Make or reopen a stage's directory; returns (is finished, checkpoint to go on from, with
+    the steps that it has done).
 
     Raises:
         UserError: the directory holds a run and nothing says what should become of it, or
@@ -255,10 +264,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _steps_in(checkpoint: Path | None) -> int:
-    return int("".join(c for c in checkpoint.stem if c.isdigit())) if checkpoint else 0
-
-
 def _device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -267,10 +272,9 @@ def _device(accelerator: str) -> torch.device:
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
 
 
-def _directory_argument(callback: DictConfig, directory: Path) -> dict[str, str]:
-    """A callback says ``dirpath: ???`` or ``directory: ???`` to be given the stage's directory."""
-    wanted = {"dirpath": str(directory / "checkpoints"), "directory": str(directory)}
-    return {key: path for key, path in wanted.items() if OmegaConf.is_missing(callback, key)}
+def _directory(callback: DictConfig, directory: Path) -> dict[str, str]:
+    """A callback that says ``directory: ???`` is given the stage's."""
+    return {"directory": str(directory)} if OmegaConf.is_missing(callback, "directory") else {}
 
 
 def _log_config(logger: Any, config: DictConfig) -> None:

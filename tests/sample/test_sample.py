@@ -165,11 +165,11 @@ def test_the_right_option_has_no_favourite_letter() -> None:
     assert max(letters.values()) < 0.45 * letters.total()
 
 
-@pytest.mark.parametrize("name", ("stage1_train", "stage2_train"))
-def test_every_message_is_used_ten_times_or_more(name: str) -> None:
+@pytest.mark.parametrize(("name", "least"), [("stage1_train", 10), ("stage2_train", 5)])
+def test_every_message_is_used_often_enough(name: str, least: int) -> None:
     used = Counter(MESSAGE_ID[record["system_message"]] for record in records(name))
     assert set(used) == set(MESSAGE_IDS)
-    assert min(used.values()) >= 10
+    assert min(used.values()) >= least
 
 
 def test_the_long_voice_is_about_half_as_long_again_on_the_same_queries() -> None:

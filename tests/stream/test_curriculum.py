@@ -64,7 +64,7 @@ def test_length_and_difficulty_sort_and_descend(make_source) -> None:
 def test_a_missing_difficulty_is_named(make_source) -> None:
     rows = rows_of_length(LENGTHS)
     del rows[2]["difficulty"]
-    with pytest.raises(UserError, match="1 of 6 have none, first .*row 3"):
+    with pytest.raises(UserError, match=r"1 of 6 have none, first .*row 3"):
         ByDifficulty().order(make_source(rows), 0, 0)
 
 

@@ -148,7 +148,7 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path, pattern: str, w
 
 def test_an_unknown_ending_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"x")
-    with pytest.raises(UserError, match="Known: .jsonl"):
+    with pytest.raises(UserError, match=r"Known: \.jsonl"):
         open_rows(str(tmp_path / "a.xlsx"))
 
 

@@ -1,0 +1,33 @@
+"""Exact answers: the stated answer decides, wording does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from orca.training import is_exact_answer
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("2 + 2 = 4. The answer is 4.", "4", True),
+        ("The answer is 4. I added 2 and 2.", "4", True),
+        ("The answer is 45.", "4", False),
+        ("The answer is 4.5.", "4", False),
+        ("The answer is **1,234**.", "1234", True),
+        ("First I thought the answer is 3.\nThe answer is: 4", "4", True),
+        ("So there are 7 apples, which makes 12", "12", True),
+        ("12 apples and 7 pears", "12", False),
+        ("The answer is B.", "B", True),
+        ("The answer is (B) because", "B", True),
+        ("The answer is Bob.", "B", False),
+        ("The answer is A.", "B", False),
+        ("I choose (A), no, (C)", "(C)", True),
+        ("The answer is North, must, a, the.", "North, must, a, the", True),
+        ("The answer is north, must, the, a.", "North, must, a, the", False),
+        ("ruoh", "ruoh", True),
+        ("", "4", False),
+    ],
+)
+def test_a_response_is_right_or_wrong(response: str, gold: str, right: bool) -> None:
+    assert is_exact_answer(response, gold) is right
