@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import os
 import platform
 import statistics
@@ -170,7 +171,7 @@ def trl(files: str, format: str, root: str | None, arguments: argparse.Namespace
         trainer.data_collator = counting
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    seconds = [after - before for before, after in zip(clock, clock[1:], strict=False)]
+    seconds = [after - before for before, after in itertools.pairwise(clock)]
     return [(s, *n, x) for s, n, x in zip(seconds, sizes, losses, strict=False)]
 
 

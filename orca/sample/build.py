@@ -32,9 +32,9 @@ from orca.sample.voices import FREE_MESSAGE_IDS, MESSAGE_IDS, respond, stated_an
 from orca.traces.system_messages import SYSTEM_MESSAGES
 
 FAMILIES: tuple[Family, ...] = (*ARITHMETIC, *TEXT, *LOGIC, *CHOICE)
-TRAIN_PER_FAMILY = 44
+TRAIN_PER_FAMILY = 56
 HELD_OUT_PER_FAMILY = 16
-STAGE2_SIZE = 418
+STAGE2_SIZE = 420
 SEED = 2306_02707
 MAX_DRAWS = 50_000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from math import gcd, lcm, prod
+from math import gcd, prod
 from random import Random
 
 from orca.sample.families_base import Family, Item, Problem, Step
@@ -125,82 +125,6 @@ def solve_gcd(item: Item, rng: Random) -> Problem | None:
         form=NUMBER_FORM,
         form_reason=_number_reason(result),
         difficulty=len(_divisors(a)) + len(_divisors(b)),
-    )
-
-
-def solve_lcm(item: Item, rng: Random) -> Problem | None:
-    """Try the multiples of the larger number until the smaller one divides."""
-    a, b = item["metadata"]["numbers"]
-    small, large = sorted((a, b))
-    multiples = list(range(large, lcm(a, b) + 1, large))
-    if small == large or len(multiples) > 5:
-        return None
-    result = multiples[-1]
-    tries = [
-        Step(
-            f"{multiple} / {small} leaves {multiple % small}",
-            f"{multiple // small} × {small} = {multiple - multiple % small}",
-        )
-        for multiple in multiples
-    ]
-    start = Step(f"Try the multiples of {large}", f"{large} must divide the answer")
-    last = Step(f"{result} is the first that works", "nothing is left over")
-    return Problem(
-        stem=f"Find the Least Common Multiple (LCM) of these numbers: {a}, {b}",
-        gold=str(result),
-        task=f"find the smallest number that both {a} and {b} divide",
-        definitions=(
-            "The LCM is the smallest number that both numbers divide.",
-            "A common multiple is in the times tables of both numbers, and the LCM is the first.",
-        ),
-        plain=(
-            f"Take jumps of {large} until jumps of {small} land there too.",
-            f"Two frogs jump by {small} and by {large}; we want the first spot where both land.",
-        ),
-        steps=(start, *tries, last),
-        check=f"{result} / {a} = {result // a} and {result} / {b} = {result // b} come out even.",
-        method=f"Try the multiples of {large} until one is divisible by {small}.",
-        form=NUMBER_FORM,
-        form_reason=_number_reason(result),
-        difficulty=len(multiples),
-    )
-
-
-def solve_prime_factorization(item: Item, rng: Random) -> Problem | None:
-    """Split off the smallest prime again and again."""
-    number = item["metadata"]["number"]
-    factors: list[int] = []
-    rest = number
-    steps = []
-    while True:
-        prime = _divisors(rest)[1]
-        factors.append(prime)
-        if prime == rest:
-            break
-        reason = f"{prime} is the smallest prime that divides {rest}"
-        steps.append(Step(f"{rest} = {prime} × {rest // prime}", reason))
-        rest //= prime
-    steps.append(Step(f"{rest} is prime", "only 1 and itself divide it"))
-    gold = " × ".join(map(str, factors))
-    return Problem(
-        stem=f"Find the prime factorization of {number}. Write the factors separated by × "
-        "(Example: for 12 the answer would be: 2 × 2 × 3)",
-        gold=gold,
-        task=f"write {number} as a product of primes",
-        definitions=(
-            "A prime has no divisors but 1 and itself, so split until only primes are left.",
-            "Take out the smallest prime each time until the rest is prime.",
-        ),
-        plain=(
-            "We break the number into smaller and smaller pieces until no piece can break.",
-            "It is like taking a block tower apart down to the last blocks.",
-        ),
-        steps=tuple(steps),
-        check=f"All the factors are prime and {gold} = {prod(factors)}.",
-        method="Divide by the smallest prime again and again.",
-        form="Write the factors separated by ×.",
-        form_reason="The primes stand in order, smallest first.",
-        difficulty=len(factors),
     )
 
 
@@ -347,11 +271,9 @@ def solve_fraction_simplification(item: Item, rng: Random) -> Problem | None:
 
 
 ARITHMETIC = (
-    Family("chain_sum", solve_chain_sum, {"max_terms": 3, "max_digits": 2}),
+    Family("chain_sum", solve_chain_sum, {"max_terms": 3, "max_digits": 1}),
     Family("products", solve_products, {"max_terms": 3, "max_digits": 1}),
     Family("gcd", solve_gcd, {"min_value": 4, "max_value": 30}),
-    Family("lcm", solve_lcm, {"min_value": 2, "max_value": 20}),
-    Family("prime_factorization", solve_prime_factorization, {"min_value": 4, "max_value": 120}),
     Family(
         "leg_counting",
         solve_leg_counting,

@@ -23,11 +23,15 @@ class RunProgress(Callback):
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: StepBatch, batch_idx: int
+    ) -> None:
+        if self._bar is not None:
+            return
         by_steps = trainer.max_steps > 0
         self._bar = tqdm(
             total=trainer.max_steps if by_steps else 100.0,
-            initial=trainer.global_step if by_steps else 0.0,
+            initial=trainer.global_step if by_steps else 100 * batch.progress[0],
             desc="train",
             dynamic_ncols=True,
             disable=not trainer.is_global_zero,
@@ -53,7 +57,8 @@ class RunProgress(Callback):
         self._bar.update(done - self._bar.n)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Throughput(Callback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import ORCA_TEMPLATE, compose_config
@@ -74,3 +76,24 @@ def test_the_papers_student_has_13_billion_parameters_and_32001_tokens() -> None
 def test_a_model_that_is_not_there_is_named(path: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         Pretrained("x", path, 1.0).model()
+
+
+def test_the_papers_run_builds_its_trainer(tmp_path: Path) -> None:
+    """experiment=orca_13b down to the Trainer, on CPU ranks in place of GPUs."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    from orca.training import build_trainer
+
+    config = compose_config(
+        *("experiment=orca_13b", "stage=progressive", "logger=csv"),
+        *("trainer.accelerator=cpu", "trainer.devices=4"),
+    )
+    assert list(config.stages) == ["flan5m_chatgpt", "flan1m_gpt4"]
+    assert {stage.epochs for stage in config.stages.values()} == {4}
+    scales = [config.optimizer.lr * stage.lr_scale for stage in config.stages.values()]
+    assert scales == [2e-5, 1e-5] and config.data.max_tokens == 2048
+    trainer = build_trainer(config, "flan5m_chatgpt", tmp_path)
+    assert isinstance(trainer.strategy, ModelParallelStrategy) and trainer.num_devices == 4
+    assert trainer.max_epochs == 1 and trainer.gradient_clip_val is None
+    names = {type(callback).__name__ for callback in trainer.callbacks}
+    assert {"Checkpoints", "Throughput", "RunProgress", "HeldOutAnswers"} <= names

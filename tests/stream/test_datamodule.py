@@ -1,0 +1,107 @@
+"""The data module: parts, validation, state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ORCA_TEMPLATE, compose_config
+from hydra.utils import instantiate
+
+from orca.errors import UserError
+from orca.stream import StepLoader, TraceDataModule
+from orca.traces import TraceSource
+
+
+def build(tokenizer: Any, *overrides: str, part: str = "chatgpt") -> TraceDataModule:
+    config = compose_config(*overrides)
+    return instantiate(config.data, _partial_=True)(
+        part=part, epochs=1, tokenizer=tokenizer, template=ORCA_TEMPLATE
+    )
+
+
+def test_openorca_files_are_streamed_and_held_out_queries_agree_between_stages(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of OpenOrca's form under its two file names; stage 2's queries are some of stage 1's."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"id": f"flan.{n}", "system_prompt": "", "question": f"Q{n}", "response": f"R{n}"}
+        for n in range(400)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "3_5M-GPT3_5-Augmented.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[::-2]), tmp_path / "1M-GPT4-Augmented.parquet")
+    options = ["data=openorca", f"data.path={tmp_path}", "data.held_out_fraction=0.1"]
+    trained, held_out = {}, {}
+    for part in ("chatgpt", "gpt4"):
+        module = build(tokenizer, *options, "data.num_workers=0", part=part)
+        held_out[part] = {trace.query for trace in module.held_out_traces()}
+        trained[part] = {e.id for item in module.stream() for e in item.pack.examples}
+        assert next(iter(module.held_out_traces())).teacher == part
+        assert next(iter(module.held_out_traces())).sub_collection == "flan2021"
+    assert held_out["gpt4"] < held_out["chatgpt"] and 15 < len(held_out["chatgpt"]) < 70
+    ids = {f"flan.{query[1:]}" for query in held_out["chatgpt"]}
+    assert not ids & (trained["chatgpt"] | trained["gpt4"])
+    assert len(trained["chatgpt"]) + len(ids) == 400
+
+
+def test_validation_packs_are_shared_by_ranks_without_repeats(tokenizer: Any) -> None:
+    module = build(tokenizer, "data.held_out_examples=30")
+    packs = len(module.held_out_packs())
+    whole = sum(int((batch.labels != -100).sum()) for batch in module.val_dataloader())
+    for world_size in (2, 3, packs + 1):
+        counted = 0
+        for rank in range(world_size):
+            module.trainer = type(
+                "Ranks", (), {"world_size": world_size, "global_rank": rank}
+            )()  # stands in for a Trainer of several ranks
+            loader = module.val_dataloader()
+            assert len(loader) == -(-packs // world_size)
+            counted += sum(int((batch.labels != -100).sum()) for batch in loader)
+        assert counted == whole
+
+
+def test_state_goes_on_with_the_next_step_and_another_stream_is_refused(tokenizer: Any) -> None:
+    options = ["data.max_tokens=2048", "data.global_batch=3"]
+    module = build(tokenizer, *options)
+    steps = list(StepLoader(module.stream(), global_batch=3, micro_batch=1))
+    for step in steps[:4]:
+        module.step_done(step)
+    resumed = build(tokenizer, *options)
+    resumed.load_state_dict(module.state_dict())
+    following = next(iter(resumed.train_dataloader()))
+    assert following.example_ids == steps[4].example_ids
+    assert following.progress == pytest.approx(steps[4].progress)
+    other = build(tokenizer, *options, "data.seed=3", "curriculum=length")
+    with pytest.raises(UserError, match=r"curriculum: shuffle → by length.*seed: 17 → 3"):
+        other.load_state_dict(module.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["data.window=0"], r"data\.window=0"),
+        (["data.held_out_fraction=1.5"], r"held_out_fraction=1\.5"),
+        (["data.held_out_fraction=0.1"], "exclude each other"),
+        (["data.format=parquet"], "Known: trace"),
+    ],
+)
+def test_a_wrong_option_is_named(tokenizer: Any, options: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(tokenizer, *options)
+
+
+def test_a_part_that_the_data_lacks_is_named(tokenizer: Any) -> None:
+    with pytest.raises(
+        UserError, match="the stage wants part 'bard'; data=sample has chatgpt, gpt4"
+    ):
+        build(tokenizer, part="bard")
+
+
+def test_sources_open_nothing_before_they_are_needed() -> None:
+    source = TraceSource("/nowhere/at/all.jsonl", "trace")
+    with pytest.raises(UserError, match=r"/nowhere/at/all\.jsonl"):
+        len(source)
