@@ -115,8 +115,8 @@ def trl(files: str, format: str, root: str | None, arguments: argparse.Namespace
     order = Shuffle().order(source, 0, 0)
     for number in order[: arguments.steps * 64 + 1000]:
         trace = source[int(number)]
-        prompt = TEMPLATE.prompt(trace.system_message, trace.query)
-        rows.append({"prompt": prompt, "completion": trace.response + tokenizer.eos_token})
+        prompt = TEMPLATE.prompt(trace.system_message, trace.query)  # TRL itself adds EOS
+        rows.append({"prompt": prompt, "completion": trace.response})
     clock: list[float] = []
     sizes: list[tuple[int, int]] = []
 
