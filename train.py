@@ -10,26 +10,35 @@ Options are in conf/train.yaml and the groups beside it; `python train.py --help
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
-from orca.config import check_config, run_program
-from orca.training import TRAIN_OPTIONS, describe, next_command, train_stage
+from orca.config import check_config, job_options, run_program
+from orca.training import (
+    TRAIN_OPTIONS,
+    describe,
+    held_out_loss,
+    is_rank_zero,
+    needs_ranks,
+    next_command,
+    start_ranks,
+    train_stage,
+)
 
 
 def main(config: DictConfig) -> float | None:
     """Train every stage of the run; returns the last held-out loss, for sweepers."""
     check_config(config, TRAIN_OPTIONS)
-    results: dict[str, Any] = {}
+    if needs_ranks(config):
+        start_ranks(__file__, job_options(), config.trainer.devices)
+        return held_out_loss(config)
     for name in config.stages:
         results = train_stage(config, str(name))
-        if results:
+        if results:  # on rank 0
             print(describe(results, Path(config.paths.run_dir) / str(name)), flush=True)
-    if results:
+    if is_rank_zero():
         print(next_command(config), flush=True)
-    ends = results.get("held_out_loss")
-    return ends["after"] if ends else None
+    return held_out_loss(config)
 
 
 if __name__ == "__main__":

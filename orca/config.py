@@ -31,6 +31,12 @@ PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
 
 
+def job_options() -> list[str]:
+    """The command line of this one job (of a sweep, perhaps), with its directory."""
+    job = HydraConfig.get()
+    return [*job.overrides.task, f"hydra.run.dir='{job.runtime.output_dir}'"]
+
+
 def sweep_job_name(number: Any) -> str:
     """Directory of a job of a sweep: the options that the command line varies, or its number."""
     parser = OverridesParser.create()
@@ -64,7 +70,8 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
         MissingMandatoryValue,
         InterpolationResolutionError,
     ) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -11,7 +11,9 @@ from orca.training.module import ExplanationTuning, NonFiniteLoss
 from orca.training.optimizer import AdamW, Constant, Cosine, Linear
 from orca.training.precision import choose_precision
 from orca.training.pretrained import Pretrained, byte_tokenizer, prepare_model
-from orca.training.report import describe, next_command
+from orca.training.ranks import is_rank_zero, needs_ranks, start_ranks
+from orca.training.report import describe, held_out_loss, next_command
+from orca.training.sharding import FullyShardedStrategy
 from orca.training.stage import Stage, build_trainer, train_stage
 from orca.training.student import Student
 
@@ -49,6 +51,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "ExplanationTuning",
+    "FullyShardedStrategy",
     "HeldOutAnswers",
     "Linear",
     "MetricsCsv",
@@ -66,12 +69,16 @@ __all__ = [
     "describe",
     "export",
     "generate",
+    "held_out_loss",
     "implementation",
     "is_exact_answer",
+    "is_rank_zero",
+    "needs_ranks",
     "newest_checkpoint",
     "next_command",
     "prepare_model",
     "read_metrics",
+    "start_ranks",
     "stated_answer",
     "target_cross_entropy",
     "train_stage",

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from orca.stream import StepBatch, TraceDataModule
 from orca.training.answers import generate, is_exact_answer
 from orca.training.module import ExplanationTuning
+from orca.training.sharding import whole_root
 
 
 class RunProgress(Callback):
@@ -158,9 +159,10 @@ class HeldOutAnswers(Callback):
         traces = traces[::step][:most]
         if not traces:
             return
-        with trainer.precision_plugin.forward_context():
+        student = pl_module.student
+        with trainer.precision_plugin.forward_context(), whole_root(student):
             responses = generate(
-                pl_module.student.causal_lm,
+                student.causal_lm,
                 pl_module.tokenizer,
                 datamodule.template,
                 [(trace.system_message, trace.query) for trace in traces],

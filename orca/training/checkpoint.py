@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Checkpoints(Checkpoint):
         self.keep = keep
         self.best = best
         self.best_loss = float("inf")
+        self._saved_step = -1
 
     def on_train_batch_end(
         self,
@@ -66,12 +68,15 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Save the state after ``trainer.global_step`` steps and drop what is too old."""
-        target = self.directory / f"step{trainer.global_step:08d}.ckpt"
-        if not target.exists():
-            trainer.save_checkpoint(target)
+        if trainer.global_step != self._saved_step:
+            trainer.save_checkpoint(self.directory / f"step{trainer.global_step:08d}.ckpt")
+            self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             for _, old in _resumable(self.directory)[: -self.keep]:
-                old.unlink()
+                if old.is_dir():  # a sharded one
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_loss": self.best_loss}

@@ -17,6 +17,7 @@ HANDOFF_FILE = "orca.json"
 
 def export(
     causal_lm: Any,
+    state: Mapping[str, torch.Tensor],
     tokenizer: Any,
     directory: Path,
     *,
@@ -27,6 +28,9 @@ def export(
 ) -> dict[str, Any]:
     """Write model, tokenizer with chat template, generation config, model card and hand-off.
 
+    Args:
+        state: the whole weights (``full_state``), which a sharded ``causal_lm`` does not hold.
+
     Returns:
         The hand-off: stage, tokenizer and template fingerprints, sha256 of the weights.
     """
@@ -35,7 +39,7 @@ def export(
     directory.mkdir(parents=True, exist_ok=True)
     wanted = getattr(torch, dtype)
     implementation = causal_lm.config._attn_implementation
-    state = {name: tensor.to(wanted) for name, tensor in causal_lm.state_dict().items()}
+    state = {name: tensor.to(wanted) for name, tensor in state.items()}
     before = causal_lm.config.dtype
     causal_lm.config.dtype = wanted
     causal_lm.set_attn_implementation("sdpa")  # the reader's choice, not ours

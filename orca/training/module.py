@@ -14,11 +14,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
 
 from orca.stream import IGNORED, MicroBatch, StepBatch
 from orca.training.attention import choose_backend, implementation
 from orca.training.optimizer import AdamW, Schedule
 from orca.training.pretrained import Pretrained, prepare_model
+from orca.training.sharding import load_shards, shard
 from orca.training.student import Student
 
 
@@ -74,15 +76,20 @@ class ExplanationTuning(L.LightningModule):
         source = self.pretrained
         if self.start_from is not None:
             source = Pretrained(source.name, str(self.start_from), source.lr)
-        model = source.model(self.seed)
-        prepare_model(model, self.tokenizer, self.pretrained.embedding_multiple)
         device = self.trainer.strategy.root_device if self._trainer else self.device
         self.backend, reason = choose_backend(self.attention, device)
         self.print(f"attention: {self.backend} ({reason})")
+        sharded = bool(self._trainer) and isinstance(self.trainer.strategy, ModelParallelStrategy)
+        on_meta = sharded and source.path != "random"
+        model = source.meta_model() if on_meta else source.model(self.seed)
+        prepare_model(model, self.tokenizer, self.pretrained.embedding_multiple)
         model.set_attn_implementation(implementation(self.backend))
         self.student = Student(model, self.loss_chunk).train()
-        if self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
-            shard(self.student, self.device_mesh["data_parallel"])  # type: ignore[index]
+        if sharded:
+            half = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
+            shard(self.student, self.device_mesh["data_parallel"], half)  # type: ignore[index]
+        if on_meta:
+            load_shards(model, source.directory(), device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer.build(self.student, self.lr_scale)
@@ -99,6 +106,8 @@ class ExplanationTuning(L.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(
             self.student.parameters(), self.gradient_clip or float("inf")
         )
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         self._stop_if_not_finite(total, norm, batch)
         factor = self.scheduler(self.progress(batch))
         for group in optimizer.param_groups:  # type: ignore[union-attr]
@@ -146,12 +155,3 @@ class ExplanationTuning(L.LightningModule):
             "look at these traces, lower optimizer.lr, or go on from the last checkpoint with "
             "resume=auto"
         )
-
-
-def shard(student: Student, mesh: Any) -> None:
-    """FSDP2: shard every decoder layer, then the rest, over ``mesh``."""
-    from torch.distributed.fsdp import fully_shard
-
-    for layer in student.causal_lm.base_model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(student, mesh=mesh)

@@ -65,6 +65,11 @@ class Pretrained:
             raise UserError(f"model.path={self.path}: a fast tokenizer (tokenizer.json) is needed")
         return tokenizer
 
+    def prepare(self) -> None:
+        """Convert or download what the ranks of a run will read."""
+        if self.path != "random":
+            self.location()
+
     def model(self, seed: int = 0) -> Any:
         """The causal LM on the CPU in float32 (the master weights)."""
         from transformers import AutoModelForCausalLM
@@ -81,11 +86,16 @@ class Pretrained:
         )
 
     def meta_model(self, num_tokens: int | None = None) -> Any:
-        """The model on the meta device: shapes without weights or download."""
-        from transformers import AutoModelForCausalLM
+        """The model on the meta device: shapes without weights (nor download, where
+        ``architecture`` is given)."""
+        from transformers import AutoConfig, AutoModelForCausalLM
 
+        if self.architecture:
+            config = self.config()
+        else:
+            config = _from_pretrained(AutoConfig, self.location(), revision=self.revision)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self.config(), dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         if num_tokens is not None:
             fit_embeddings(model, num_tokens, self.embedding_multiple)
         return model
@@ -100,6 +110,16 @@ class Pretrained:
                 f"model={self.name} has no architecture.model_type in its configuration"
             )
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+    def directory(self) -> Path:
+        """A local directory with the safetensors files; a hub id is downloaded."""
+        location = self.location()
+        if not Path(location).is_dir():
+            from huggingface_hub import snapshot_download
+
+            patterns = ["*.safetensors", "*.json"]
+            location = snapshot_download(location, revision=self.revision, allow_patterns=patterns)
+        return Path(location)
 
     def location(self) -> str:
         """A directory or hub id that `transformers` can load."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,15 @@ def _smooth(values: list[float], width: int = 9) -> list[float]:
         for i in range(len(values))
         if (part := values[max(0, i - half) : i + half + 1])
     ]
+
+
+def held_out_loss(config: DictConfig) -> float | None:
+    """The held-out loss that the run ended with, for sweepers."""
+    file = Path(config.paths.run_dir) / str(list(config.stages)[-1]) / "results.json"
+    if not file.exists():
+        return None
+    ends = json.loads(file.read_text(encoding="utf-8"))["held_out_loss"]
+    return ends["after"] if ends else None
 
 
 def next_command(config: DictConfig) -> str:

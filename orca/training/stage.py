@@ -24,7 +24,9 @@ from orca.training.export import check_handoff, export
 from orca.training.loggers import MetricsCsv
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
+from orca.training.ranks import join_ranks, on_rank_zero
 from orca.training.report import git_commit, model_card, plot_loss, summarise
+from orca.training.sharding import full_state
 
 RESULTS_FILE = "results.json"
 MAY_DIFFER = (
@@ -59,7 +61,8 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     directory = Path(config.paths.run_dir) / name
     own = copy.deepcopy(config)
     own.stages = {name: config.stages[name]}  # what the other stages are does not matter here
-    finished, checkpoint = open_run(directory, own)
+    join_ranks()
+    finished, checkpoint = on_rank_zero(lambda: open_run(directory, own))
     if finished:
         print(f"{directory} is finished; its results stand.", flush=True)
         return json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
@@ -68,6 +71,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
 
     pretrained = instantiate(config.model)
     template = instantiate(config.template)
+    on_rank_zero(pretrained.prepare)
     tokenizer = pretrained.tokenizer()
     template.prepare(tokenizer)
     # Partial, because instantiate() would turn the template (a dataclass) into a configuration.
@@ -75,7 +79,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         part=stage.part, epochs=stage.epochs, tokenizer=tokenizer, template=template
     )
     fingerprint = datamodule.encoder.fingerprint()
-    start_from = find_start(stage.start_from, config, fingerprint)
+    start_from = on_rank_zero(lambda: find_start(stage.start_from, config, fingerprint))
     module = ExplanationTuning(
         pretrained=pretrained,
         tokenizer=tokenizer,
@@ -94,7 +98,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
     csv.cut(checkpoint[0] if checkpoint else 0)
     if checkpoint is None:
-        (directory / "samples.jsonl").unlink(missing_ok=True)
+        on_rank_zero(lambda: (directory / "samples.jsonl").unlink(missing_ok=True))
         if datamodule.held_out_traces():
             trainer.validate(module, datamodule, verbose=False)
             csv.log_metrics({"val/loss": float(trainer.callback_metrics["val/loss"])}, 0)
@@ -110,6 +114,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         csv.log_metrics(
             {"val/loss": float(trainer.callback_metrics["val/loss"])}, trainer.global_step
         )
+    state = full_state(module.student.causal_lm)
     if not trainer.is_global_zero:
         return {}
 
@@ -118,6 +123,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     results = summarise(directory, datamodule, name, time.time() - started)
     results["handoff"] = export(
         module.student.causal_lm,
+        state,
         tokenizer,
         directory / "hf",
         dtype=pretrained.export_dtype,

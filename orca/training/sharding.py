@@ -1,0 +1,168 @@
+"""FSDP2: parameters, gradients and optimizer state sharded over all ranks.
+
+The model is created on the meta device and each rank reads its own rows of every weight from the
+safetensors files, so no rank ever holds the whole model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from orca.errors import UserError
+from orca.training.student import Student
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """FSDP2 over all ranks of all nodes, with checkpoints that are whole or absent.
+
+    Args:
+        timeout_minutes: how long a rank waits for the others before it gives up.
+    """
+
+    def __init__(self, timeout_minutes: float = 30) -> None:
+        super().__init__(1, 1, timeout=timedelta(minutes=timeout_minutes))
+
+    def setup_environment(self) -> None:
+        # Lightning's "auto" is one data-parallel group per node; ours is the whole world.
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        target = Path(self.broadcast(str(filepath)))
+        partial = target.with_suffix(".partial")
+        if self.global_rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.global_rank == 0:
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+        self.barrier()
+
+
+def shard(student: Student, mesh: Any, compute_dtype: torch.dtype | None) -> None:
+    """Shard every decoder layer, then the rest, over ``mesh``.
+
+    Args:
+        compute_dtype: of the gathered parameters; gradients are reduced in float32. None keeps
+            the parameters' own.
+    """
+    policy = MixedPrecisionPolicy()
+    if compute_dtype is not None:
+        policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    for layer in student.causal_lm.base_model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(student, mesh=mesh, mp_policy=policy)
+
+
+def load_shards(model: Any, directory: Path, device: torch.device) -> None:
+    """Give a sharded model on the meta device its weights, each rank reading its own rows.
+
+    Rows that the file does not have (embeddings grown for added tokens) become the mean of the
+    rows that it has.
+
+    Raises:
+        UserError: the files lack a weight, or one has another shape.
+    """
+    from safetensors import safe_open
+
+    model.to_empty(device=device)
+    files = _weight_files(directory)
+    for name, parameter in model.named_parameters():
+        if name not in files:
+            raise UserError(f"{directory} has no weight {name!r}; load this model on one device")
+        with safe_open(files[name], framework="pt") as file:
+            _read_rows(file.get_slice(name), parameter, name)
+    _compute_buffers(model, device)
+
+
+def full_state(causal_lm: Any) -> dict[str, torch.Tensor]:
+    """The whole state on rank 0's CPU (empty elsewhere); every rank must call this."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = dict(get_model_state_dict(causal_lm, options=options))
+    tied = getattr(causal_lm, "all_tied_weights_keys", None) or {}
+    return {name: tensor for name, tensor in state.items() if name not in tied}
+
+
+@contextmanager
+def whole_root(student: Student) -> Iterator[None]:
+    """Inside, embeddings, last norm and ``lm_head`` are whole on every rank, so that the model can
+    be called past the student, as generation does. Layers gather themselves as they run."""
+    if not isinstance(student, FSDPModule):
+        yield
+        return
+    student.unshard()
+    try:
+        yield
+    finally:
+        student.reshard()
+
+
+def _read_rows(source: Any, parameter: nn.Parameter, name: str) -> None:
+    shape = source.get_shape()
+    if list(parameter.shape[1:]) != shape[1:] or parameter.shape[0] < shape[0]:
+        raise UserError(f"weight {name!r} has shape {shape}, the model {list(parameter.shape)}")
+    target, first, rows = parameter.data, 0, parameter.shape[0]
+    if isinstance(target, DTensor):
+        local, offset = compute_local_shape_and_global_offset(
+            target.shape, target.device_mesh, target.placements
+        )
+        target, first, rows = target.to_local(), offset[0], local[0] if local else 0
+    have = max(0, min(rows, shape[0] - first))
+    with torch.no_grad():
+        if have:
+            target[:have].copy_(source[first : first + have])
+        if have < rows:
+            target[have:rows].copy_(_mean_row(source, shape[0]).expand(rows - have, -1))
+
+
+def _mean_row(source: Any, rows: int) -> torch.Tensor:
+    total = torch.zeros(source.get_shape()[1], dtype=torch.float64)
+    for start in range(0, rows, 4096):
+        total += source[start : start + 4096].double().sum(dim=0)
+    return (total / rows).float()
+
+
+def _weight_files(directory: Path) -> dict[str, str]:
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: str(directory / file) for name, file in names.items()}
+    return {name: str(file) for file in directory.glob("*.safetensors") for name in _names(file)}
+
+
+def _names(file: Path) -> Iterator[str]:
+    from safetensors import safe_open
+
+    with safe_open(str(file), framework="pt") as opened:
+        yield from opened.keys()
+
+
+def _compute_buffers(model: Any, device: torch.device) -> None:
+    # Buffers that no file holds (rotary frequencies) are computed by the constructors, which ran
+    # on the meta device.
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            fresh = type(module)(model.config)
+            for name in module._non_persistent_buffers_set:
+                setattr(module, name, getattr(fresh, name).to(device))
+            if hasattr(module, "original_inv_freq"):
+                module.original_inv_freq = module.inv_freq
