@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from orca.config import check_config, run_program
-from orca.stream import Pack, TraceDataModule, audit_packs, show_pack
+from orca.stream import StreamPack, TraceDataModule, show_pack
 from orca.stream.datamodule import AUDITED_PACKS
 from orca.training import TRAIN_OPTIONS, Stage
 
@@ -29,18 +29,17 @@ def main(config: DictConfig) -> None:
         datamodule: TraceDataModule = instantiate(config.data, _partial_=True)(
             part=stage.part, epochs=stage.epochs, tokenizer=tokenizer, template=template
         )
-        kept: list[Pack] = []
+        kept: list[StreamPack] = []
         for number, item in enumerate(datamodule.stream(), start=1):
             datamodule.card.add_pack(item)
             if len(kept) < max(AUDITED_PACKS, config.show):
-                kept.append(item.pack)
+                kept.append(item)
             if number == config.max_packs:
                 break
-        findings = audit_packs(kept, tokenizer.eos_token_id, datamodule.max_tokens)
-        datamodule.card.audit = findings.to_dict()
+        datamodule.audit(kept)
         print(datamodule.card.to_markdown())
-        for pack in kept[: config.show]:
-            print(show_pack(pack, tokenizer, config.colour))
+        for item in kept[: config.show]:
+            print(show_pack(item.pack, tokenizer, config.colour))
 
 
 if __name__ == "__main__":

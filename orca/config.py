@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +18,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
@@ -25,7 +28,15 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from orca.errors import UserError
+from orca.errors import Unfinished, UserError
+
+UNFINISHED_STATUS = 75
+"""Exit status (EX_TEMPFAIL) of a run that stopped early and can be queued again."""
+
+FAILED = float("inf")
+"""What a failed job of a sweep returns: the worst loss there is."""
+
+USER_ERRORS = (UserError, HydraException, MissingMandatoryValue, InterpolationResolutionError)
 
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
@@ -54,7 +65,7 @@ OmegaConf.register_new_resolver("orca_job", sweep_job_name, replace=True)
 def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose ``conf/<config_name>.yaml`` with the command line and call ``main`` (also for every
     job of a multirun). A :class:`UserError` or a wrong option ends the program with a sentence
-    and exit status 2."""
+    and exit status 2, a run that stopped early with status 75."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
     decorated = hydra.main(
         version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name=config_name
@@ -63,16 +74,36 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
     try:
-        decorated(main)()
-    except (
-        UserError,
-        HydraException,
-        MissingMandatoryValue,
-        InterpolationResolutionError,
-    ) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {explain(error)}", file=sys.stderr)
+        decorated(_keep_sweep_going(main))()
+    except Unfinished as stop:
+        _complain(str(stop))
+        sys.exit(UNFINISHED_STATUS)
+    except USER_ERRORS as error:
+        _complain(f"error: {explain(error)}")
         sys.exit(2)
+
+
+def _keep_sweep_going(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """In a sweep, one job's failure is told at once and does not lose the others."""
+
+    @functools.wraps(main)
+    def job(config: DictConfig) -> Any:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            return main(config)
+        try:
+            return main(config)
+        except (Unfinished, *USER_ERRORS) as error:
+            _complain(f"error in this job: {explain(error)}")
+        except Exception:
+            traceback.print_exc()
+        return FAILED
+
+    return job
+
+
+def _complain(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def explain(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from orca.stream.datamodule import TraceDataModule
 from orca.stream.encode import Encoder, Example, TooLong
 from orca.stream.packing import Pack, best_fit_decreasing, pack_window
 from orca.stream.stream import PackStream, StreamPack, StreamState, displacement
-from orca.stream.windows import is_held_out
+from orca.stream.windows import HeldOut
 
 __all__ = [
     "IGNORED",
@@ -28,6 +28,7 @@ __all__ = [
     "DataCard",
     "Encoder",
     "Example",
+    "HeldOut",
     "MicroBatch",
     "Pack",
     "PackStream",
@@ -43,7 +44,6 @@ __all__ = [
     "best_fit_decreasing",
     "collate",
     "displacement",
-    "is_held_out",
     "pack_window",
     "show_pack",
 ]

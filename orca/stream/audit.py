@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from orca.stream.batches import IGNORED, collate
+from orca.stream.encode import Encoder, Example
 from orca.stream.packing import Pack
+from orca.traces import Trace, plain_text
 
 GREEN, DIM, RESET = "\033[32m", "\033[2m", "\033[0m"
 
@@ -26,17 +29,22 @@ class AuditFindings:
         looked = f"{self.packs} packs, {self.examples} examples, {self.targets} target tokens"
         return {
             "looked at": looked,
-            "isolation, target mask, EOS": "no fault" if not self.faults else list(self.faults),
+            "boundaries, target mask, EOS": "no fault" if not self.faults else list(self.faults),
         }
 
 
-def audit_packs(packs: list[Pack], eos_token_id: int, capacity: int) -> AuditFindings:
-    """Check the tensors that the model gets against the examples they came from.
+def audit_packs(packs: list[Pack], traces: Mapping[int, Trace], encoder: Encoder) -> AuditFindings:
+    """Check the tensors that the model gets against the traces they came from.
 
-    Isolation: positions restart and boundaries lie exactly at every example. Target mask: the
-    labels are the response's tokens and EOS, one place to the left, and nothing else. EOS: every
-    example ends in EOS and its prediction is trained. Capacity: no pack is over-full.
+    Isolation: positions restart and boundaries lie exactly at every example. Target mask: what is
+    trained reads as the trace's response and the end mark, and what is not as its prompt. EOS:
+    every example ends in EOS and its prediction is trained. Capacity: no pack is over-full.
+
+    Args:
+        traces: by the examples' ``place``, read from the source again.
+        encoder: supplies tokenizer, template and capacity.
     """
+    eos_token_id, capacity = encoder.tokenizer.eos_token_id, encoder.max_tokens
     faults: list[str] = []
     examples = targets = 0
     for pack in packs:
@@ -56,9 +64,30 @@ def audit_packs(packs: list[Pack], eos_token_id: int, capacity: int) -> AuditFin
                 faults.append(f"{example.id}: a label is not the next token")
             elif int(labels[-2]) != eos_token_id or int(labels[-1]) != IGNORED:
                 faults.append(f"{example.id}: the EOS after the response is not trained")
+            faults += _text_faults(example, traces[example.place], encoder)
             examples += 1
             targets += len(trained)
     return AuditFindings(len(packs), examples, targets, tuple(faults))
+
+
+def _text_faults(example: Example, trace: Trace, encoder: Encoder) -> list[str]:
+    """Does the text on both sides of the mask read as the trace says?"""
+    special = encoder.special_tokens
+    system, query, response = (
+        plain_text(text, special)[0] for text in (trace.system_message, trace.query, trace.response)
+    )
+    decode = encoder.tokenizer.decode
+    targets = decode(example.tokens[example.num_prompt :].tolist())
+    prompt = decode(example.tokens[: example.num_prompt].tolist())
+    faults = []
+    if targets.lstrip(" ") != response + encoder.eos:  # SentencePiece decodes a space before
+        faults.append(f"{example.id}: the targets do not read as the response")
+    wanted = encoder.template.prompt(system, query, encoder.bos)
+    if not example.truncated and prompt.lstrip(" ") != wanted.lstrip(" "):
+        faults.append(f"{example.id}: the prompt does not read as the template says")
+    elif not prompt.endswith(encoder.template.response):
+        faults.append(f"{example.id}: the prompt does not end where the response begins")
+    return faults
 
 
 def show_pack(pack: Pack, tokenizer: Any, colour: bool = True) -> str:

@@ -159,15 +159,19 @@ class StepLoader:
         self.rank = rank
         self.attention_cost = attention_cost
         self.begun = begun
+        self.ended_with: StreamState | None = None
 
     def __iter__(self) -> Iterator[StepBatch]:
         total, begun = self.stream.num_examples, self.begun
         waiting: list[StreamPack] = []
+        last = self.stream.state
         for item in self.stream:
             waiting.append(item)
             if len(waiting) == self.global_batch:
                 yield self._step(waiting, begun / total, waiting[-1].examples_read / total)
                 begun, waiting = waiting[-1].examples_read, []
+            last = item.state
+        self.ended_with = last
         if waiting:
             yield self._step(waiting, begun / total, 1.0)
 

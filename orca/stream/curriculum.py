@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from orca.errors import UserError
-from orca.traces import TraceSource
+from orca.traces import BAD, TraceSource
 
 
 class Curriculum(Protocol):
@@ -74,20 +74,23 @@ class ByDifficulty:
 
     def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
         values = source.values("difficulty")
-        missing = [number for number, value in enumerate(values) if value is None]
-        if missing:
+        # A bad row goes last; whether it stops the run is data.on_bad_row's matter.
+        numbers = [np.inf if v is BAD else np.nan if v is None else float(str(v)) for v in values]
+        missing = np.flatnonzero(np.isnan(numbers))
+        if len(missing):
             raise UserError(
                 f"curriculum=difficulty needs a number in the field 'difficulty' of every trace; "
-                f"{len(missing)} of {len(values)} have none, first {source.locate(missing[0])}"
+                f"{len(missing)} of {len(values)} have none, first {source.locate(int(missing[0]))}"
             )
-        return _by_key(np.array(values, dtype=np.float64), seed, epoch, self.descending)
+        return _by_key(np.array(numbers), seed, epoch, self.descending)
 
     def describe(self) -> str:
         return "by difficulty, " + ("hard first" if self.descending else "easy first")
 
 
 class BySubCollection:
-    """Sub-collections one after the other in the given order, each shuffled by (seed, epoch).
+    """Sub-collections one after the other, each shuffled by (seed, epoch), in the given order or,
+    without one, by name.
 
     Reads every trace once at the start of each epoch.
 
@@ -95,13 +98,15 @@ class BySubCollection:
         UserError: a sub-collection of the data is not in ``sub_collections``.
     """
 
-    def __init__(self, sub_collections: Sequence[str]) -> None:
-        self.sub_collections = list(sub_collections)
+    def __init__(self, sub_collections: Sequence[str] | None = None) -> None:
+        self.sub_collections = None if sub_collections is None else list(sub_collections)
 
     def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
-        rank = {name: place for place, name in enumerate(self.sub_collections)}
         values = source.values("sub_collection")
-        unknown = sorted({str(value) for value in values if value is not None} - set(rank))
+        found = sorted({str(value) for value in values if value is not BAD})
+        wanted = found if self.sub_collections is None else self.sub_collections
+        rank = {name: place for place, name in enumerate(wanted)}
+        unknown = sorted(set(found) - set(rank))
         if unknown:
             raise UserError(
                 f"the data has sub-collections {unknown}, which are not in "
@@ -111,7 +116,7 @@ class BySubCollection:
         return _by_key(np.array(ranks, dtype=np.float64), seed, epoch, descending=False)
 
     def describe(self) -> str:
-        return "by sub-collection: " + ", ".join(self.sub_collections)
+        return "by sub-collection: " + ", ".join(self.sub_collections or ["by name"])
 
 
 def hashed_numbers(count: int, seed: int, epoch: int) -> np.ndarray:

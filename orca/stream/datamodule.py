@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
 from orca.errors import UserError
-from orca.stream.audit import audit_packs
+from orca.stream.audit import AuditFindings, audit_packs
 from orca.stream.batches import IGNORED, MicroBatch, StepBatch, StepLoader, collate
 from orca.stream.card import DataCard
 from orca.stream.curriculum import Curriculum
 from orca.stream.encode import Encoder, Example
 from orca.stream.packing import Pack, best_fit_decreasing
-from orca.stream.stream import PackStream, StreamState
-from orca.stream.windows import is_held_out
-from orca.traces import BadRow, Template, Trace, TraceSource
+from orca.stream.stream import PackStream, StreamPack, StreamState
+from orca.stream.windows import HeldOut, query_hash
+from orca.traces import BAD, BadRow, Template, Trace, TraceSource
 
 AUDITED_PACKS = 32
 
@@ -83,6 +85,8 @@ class TraceDataModule(L.LightningDataModule):
             raise UserError(f"the stage wants part {part!r}; data={name} has {', '.join(parts)}")
         if on_bad_row not in ("fail", "skip"):
             raise UserError(f"data.on_bad_row={on_bad_row!r} must be fail or skip")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers} must not be negative")
         for option, value in (
             ("max_tokens", max_tokens),
             ("window", window),
@@ -109,8 +113,11 @@ class TraceDataModule(L.LightningDataModule):
         self.encoder = Encoder(tokenizer, template, max_tokens)
         self.stream_state = StreamState()
         self.examples_read = 0.0
+        self.seconds = 0.0
+        self._last_step = 0.0
         self.card = DataCard(f"{name}, {part}", max_tokens, self.facts())
         self._held_out_traces: list[Trace] | None = None
+        self._loader: StepLoader | None = None
 
     def facts(self) -> dict[str, Any]:
         """What decides the stream; a resume with other facts is refused."""
@@ -121,7 +128,7 @@ class TraceDataModule(L.LightningDataModule):
             "epochs": self.epochs,
             "packing": f"capacity {self.max_tokens}, window {self.window}",
             "bad rows": self.on_bad_row,
-            "held out": self.held_out_fraction,
+            "held out": self.held_out.fingerprint if self.held_out else self.held_out_fraction,
             **self.encoder.fingerprint(),
         }
 
@@ -135,7 +142,7 @@ class TraceDataModule(L.LightningDataModule):
             seed=self.seed,
             capacity=self.max_tokens,
             window=self.window,
-            held_out_fraction=self.held_out_fraction,
+            held_out=HeldOut(self.held_out_fraction, self._held_out_queries),
             on_bad_row=self.on_bad_row,
             num_workers=self.num_workers,
             state=state,
@@ -150,7 +157,7 @@ class TraceDataModule(L.LightningDataModule):
                 f"data.global_batch={self.global_batch} packs must be a multiple of ranks × "
                 f"data.micro_batch = {world_size} × {self.micro_batch}"
             )
-        return StepLoader(
+        self._loader = StepLoader(
             self.stream(self.stream_state),
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
@@ -158,6 +165,7 @@ class TraceDataModule(L.LightningDataModule):
             rank=rank,
             begun=self.examples_read,
         )
+        return self._loader
 
     def val_dataloader(self) -> ValidationLoader:
         packs = self.held_out_packs()
@@ -180,14 +188,36 @@ class TraceDataModule(L.LightningDataModule):
         self.stream_state = step.state
         self.examples_read = step.packs[-1].examples_read
         if not self.card.audit:
-            self.audit([item.pack for item in step.packs])
+            self.audit(step.packs)
         self.card.add(step)
+        now = time.perf_counter()
+        if self._last_step:
+            self.seconds += now - self._last_step
+        self._last_step = now
 
-    def audit(self, packs: list[Pack]) -> None:
-        """Check packs and put the findings on the card; a fault is a bug and stops the run."""
-        findings = audit_packs(packs[:AUDITED_PACKS], self.tokenizer.eos_token_id, self.max_tokens)
-        self.card.audit = findings.to_dict()
-        assert not findings.faults, findings.faults
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the stream has ended and its last step has been trained on."""
+        return self._loader is not None and self._loader.ended_with == self.stream_state
+
+    def audit(self, items: list[StreamPack]) -> AuditFindings:
+        """Check packs against the traces they came from, and put the findings on the card.
+
+        Raises:
+            RuntimeError: a fault, which is a bug of this program.
+        """
+        items = items[:AUDITED_PACKS]
+        order = self.curriculum.order(self.source, self.seed, items[0].state.epoch)
+        traces = {
+            example.place: self.source[int(order[example.place])]
+            for item in items
+            for example in item.pack.examples
+        }
+        findings = audit_packs([item.pack for item in items], traces, self.encoder)
+        self.card.audit.update(findings.to_dict())
+        if findings.faults:
+            raise RuntimeError(f"the audit of packs found faults: {'; '.join(findings.faults)}")
+        return findings
 
     def held_out_traces(self) -> list[Trace]:
         """Validation traces: the first of the held-out source, or of the stage's own part."""
@@ -196,17 +226,31 @@ class TraceDataModule(L.LightningDataModule):
         return self._held_out_traces
 
     def held_out_packs(self) -> list[Pack]:
-        """Validation traces as packs."""
+        """Validation traces as packs; those that are too long are counted on the card.
+
+        Raises:
+            UserError: none of them fits.
+        """
         encoded = self.encoder.encode(self.held_out_traces())
         examples = [one for one in encoded if isinstance(one, Example)]
+        if encoded and not examples:
+            raise UserError(f"no validation trace fits in data.max_tokens={self.max_tokens}")
+        self.card.facts["held-out traces too long"] = len(encoded) - len(examples)
         bins = best_fit_decreasing([len(one.tokens) for one in examples], self.max_tokens)
         return [Pack([examples[i] for i in indices]) for indices in bins]
+
+    @cached_property
+    def _held_out_queries(self) -> frozenset[bytes]:
+        # A query of the validation file that also stands in the training data is not trained on.
+        values = self.held_out.values("query") if self.held_out else []
+        return frozenset(query_hash(str(query)) for query in values if query is not BAD)
 
     def _find_held_out(self) -> Iterator[Trace]:
         if self.held_out is None and not self.held_out_fraction:
             return
         source = self.held_out or self.source
-        found = 0
+        wanted = HeldOut(self.held_out_fraction)
+        found = bad = 0
         for number in range(len(source)):
             if found == self.held_out_examples:
                 return
@@ -215,20 +259,22 @@ class TraceDataModule(L.LightningDataModule):
             except BadRow as error:
                 if self.on_bad_row == "fail":
                     raise UserError(f"{source.locate(number)}: {error.detail}") from None
+                bad += 1
                 continue
-            if self.held_out is not None or is_held_out(trace.query, self.held_out_fraction):
+            if self.held_out is not None or wanted.has(trace.query):
                 found += 1
                 yield trace
         if not found:
             raise UserError(
-                f"no validation trace: data.held_out_fraction={self.held_out_fraction} of "
-                f"{len(source)} rows gave none. Raise it, or set it to 0 to train without"
+                f"no validation trace: {len(source)} rows, {bad} of them bad, gave none. Raise "
+                f"data.held_out_fraction={self.held_out_fraction}, or set it to 0 to train without"
             )
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "stream": self.stream_state.to_dict(),
             "examples_read": self.examples_read,
+            "seconds": self.seconds,
             "card": self.card.state_dict(),
             "facts": self.facts(),
         }
@@ -243,6 +289,7 @@ class TraceDataModule(L.LightningDataModule):
             )
         self.stream_state = StreamState.from_dict(state_dict["stream"])
         self.examples_read = state_dict["examples_read"]
+        self.seconds = state_dict["seconds"]
         self.card.load_state_dict(state_dict["card"])
 
     def save_card(self, directory: Path) -> None:

@@ -11,6 +11,10 @@ import numpy as np
 
 from orca.traces import Template, Trace, begins_with_bos, match_system_message, plain_text
 
+MIN_QUERY_TOKENS = 16
+"""What must be left of a query that is cut (all of a shorter one): a response without its query
+teaches nothing."""
+
 
 @dataclass(slots=True)
 class Example:
@@ -38,7 +42,7 @@ class Example:
 
 
 class TooLong(Exception):
-    """The response, its end mark and the template's headings do not fit in ``max_tokens``."""
+    """The response, the headings and the least share of the query do not fit in ``max_tokens``."""
 
 
 class Encoder:
@@ -88,10 +92,14 @@ class Encoder:
             if excess > 0:
                 first = int(np.searchsorted(starts, text.query_start))
                 last = int(np.searchsorted(starts, text.query_end))
-                if excess > last - first:
+                cut = first + excess
+                while cut < last and starts[cut] == starts[cut - 1]:
+                    cut += 1  # a character of several tokens goes as a whole
+                if cut > last - min(MIN_QUERY_TOKENS, last - first):
                     examples.append(TooLong())
                     continue
-                tokens = np.delete(tokens, slice(first, first + excess))
+                tokens = np.delete(tokens, slice(first, cut))
+                excess = cut - first
                 num_prompt -= excess
             number = match_system_message(trace.system_message)
             examples.append(

@@ -7,16 +7,18 @@ re-reads one window and the carried examples; it does not replay the epoch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from orca.errors import UserError
 from orca.stream.curriculum import Curriculum
 from orca.stream.encode import Encoder
 from orca.stream.packing import Pack, pack_window
-from orca.stream.windows import Window, WindowDataset, read_windows
+from orca.stream.windows import HeldOut, Window, WindowDataset, read_windows
 from orca.traces import TraceSource
 
 
@@ -65,7 +67,7 @@ class PackStream:
     Args:
         capacity: tokens of a pack.
         window: examples of a window (W); no example moves further than W-1 places.
-        held_out_fraction: share of queries kept out of training (see :func:`is_held_out`).
+        held_out: queries kept out of training.
         on_bad_row: ``fail`` or ``skip``.
     """
 
@@ -79,7 +81,7 @@ class PackStream:
         seed: int,
         capacity: int,
         window: int,
-        held_out_fraction: float = 0.0,
+        held_out: HeldOut | None = None,
         on_bad_row: str = "fail",
         num_workers: int = 0,
         state: StreamState | None = None,
@@ -91,7 +93,7 @@ class PackStream:
         self.seed = seed
         self.capacity = capacity
         self.window = window
-        self.held_out_fraction = held_out_fraction
+        self.held_out = held_out or HeldOut()
         self.on_bad_row = on_bad_row
         self.num_workers = num_workers
         self.state = state or StreamState()
@@ -116,12 +118,14 @@ class PackStream:
         if waiting is not None:
             waiting.windows += unreported  # windows at the very end may give no pack of their own
             yield waiting
+        elif self.state == StreamState():
+            raise UserError(_nothing_left(unreported))
 
     def _walk_epoch(self, state: StreamState) -> Iterator[Window | StreamPack]:
         """Packs of one epoch from ``state``, each window before its packs (once per run)."""
         order = self.curriculum.order(self.source, self.seed, state.epoch)
         dataset = WindowDataset(
-            self.source, order, self.encoder, self.window, self.held_out_fraction, self.on_bad_row
+            self.source, order, self.encoder, self.window, self.held_out, self.on_bad_row
         )
         carried, num_kept, skip = self._read_carried(dataset, state), state.num_kept, state.taken
         windows = read_windows(dataset, state.window, self.num_workers)
@@ -156,6 +160,16 @@ class PackStream:
             example.rank = rank
             pack.examples.append(example)
         return pack
+
+
+def _nothing_left(windows: list[Window]) -> str:
+    dropped = [row for window in windows for row in window.dropped]
+    reasons = Counter(row.reason for row in dropped)
+    first = f"; the first is {dropped[0].where}: {dropped[0].detail}" if dropped else ""
+    return (
+        f"no example is left to train on: {sum(w.num_read for w in windows)} rows read, "
+        f"{sum(w.num_held_out for w in windows)} held out, dropped {dict(reasons)}{first}"
+    )
 
 
 def displacement(item: StreamPack) -> np.ndarray:

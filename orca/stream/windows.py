@@ -39,16 +39,32 @@ class Window:
     error: str | None = None
 
 
-def is_held_out(query: str, fraction: float) -> bool:
-    """Whether a query belongs to validation: a hash of its text decides.
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Which queries belong to validation; the query's text alone decides.
 
-    The same query is held out in every stage, every copy of the data and every duplicate, so no
-    validation query is trained on.
+    So a query is held out in every stage, every copy of the data and every duplicate.
+
+    Args:
+        fraction: share of all queries, chosen by a hash.
+        queries: hashes of further queries (:func:`query_hash`).
     """
-    if fraction <= 0:
-        return False
-    digest = hashlib.blake2b(query.strip().encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+
+    fraction: float = 0.0
+    queries: frozenset[bytes] = frozenset()
+
+    def has(self, query: str) -> bool:
+        """Whether ``query`` must not be trained on."""
+        if not self.queries and self.fraction <= 0:
+            return False
+        digest = query_hash(query)
+        chosen = int.from_bytes(digest, "big") < self.fraction * 2**64
+        return chosen or digest in self.queries
+
+
+def query_hash(query: str) -> bytes:
+    """8 bytes that stand for a query's text, white space at its ends aside."""
+    return hashlib.blake2b(query.strip().encode(), digest_size=8).digest()
 
 
 class WindowDataset(Dataset[Window]):
@@ -61,14 +77,14 @@ class WindowDataset(Dataset[Window]):
         order: np.ndarray,
         encoder: Encoder,
         size: int,
-        held_out_fraction: float = 0.0,
+        held_out: HeldOut,
         on_bad_row: str = "fail",
     ) -> None:
         self.source = source
         self.order = order
         self.encoder = encoder
         self.size = size
-        self.held_out_fraction = held_out_fraction
+        self.held_out = held_out
         self.on_bad_row = on_bad_row
 
     def __len__(self) -> int:
@@ -96,7 +112,7 @@ class WindowDataset(Dataset[Window]):
                     return window
                 window.dropped.append(Dropped(error.reason, where, error.detail))
                 continue
-            if is_held_out(trace.query, self.held_out_fraction):
+            if self.held_out.has(trace.query):
                 window.num_held_out += 1
                 continue
             traces.append(trace)

@@ -1,7 +1,7 @@
 """What a trace is, and how files become traces and traces become text."""
 
 from orca.traces.formats import READERS, RowOrigin
-from orca.traces.source import TraceSource
+from orca.traces.source import BAD, TraceSource
 from orca.traces.system_messages import (
     MULTIPLE_CHOICE_ONLY,
     SYSTEM_MESSAGES,
@@ -11,6 +11,7 @@ from orca.traces.template import Rendered, Template, begins_with_bos, plain_text
 from orca.traces.trace import BadRow, Trace
 
 __all__ = [
+    "BAD",
     "MULTIPLE_CHOICE_ONLY",
     "READERS",
     "SYSTEM_MESSAGES",

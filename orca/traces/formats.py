@@ -167,7 +167,7 @@ def _text(row: Row, name: str) -> str:
         raise BadRow("wrong_type", f"field {name!r} is {_kind(value)}, not text")
     if not value.strip():
         raise BadRow("empty_field", f"field {name!r} is empty")
-    return value
+    return _encodable(value, name)
 
 
 def _response(row: Row, name: str) -> str:
@@ -180,8 +180,18 @@ def _optional(row: Row, name: str) -> str:
     value = row.get(name)
     if value is None:
         return ""
+    if name == "id" and isinstance(value, int):
+        return str(value)
     if not isinstance(value, str):
         raise BadRow("wrong_type", f"field {name!r} is {_kind(value)}, not text")
+    return _encodable(value, name)
+
+
+def _encodable(value: str, name: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise BadRow("invalid_unicode", f"field {name!r} has half a character in it") from None
     return value
 
 

@@ -14,7 +14,7 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class Rows(Protocol):
 
     def __getitem__(self, number: int) -> Mapping[str, Any]: ...
 
+    def row_number(self, number: int) -> int:
+        """The 1-based row (or line) that a user finds in the file."""
+        ...
+
     def sizes(self) -> np.ndarray:
         """Bytes of text of every row, int64 [rows]: a length that costs no tokenisation."""
         ...
@@ -59,18 +63,23 @@ class LineRows:
         self.path = path
         self.parse = parse
         self._bytes: mmap.mmap | bytes | None = None
-        self._starts, self._ends = _line_bounds(self._map())
+        self._starts, self._ends, self._lines = _line_bounds(self._map())
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
         line = self._map()[self._starts[number] : self._ends[number]]
+        if number == 0:
+            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of some editors
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise BadRow("invalid_utf8", f"not UTF-8 at byte {error.start} of the line") from None
         return self.parse(text)
+
+    def row_number(self, number: int) -> int:
+        return int(self._lines[number])
 
     def sizes(self) -> np.ndarray:
         return self._ends - self._starts
@@ -108,6 +117,9 @@ class ListRows:
             raise BadRow("wrong_type", f"the row is {type(row).__name__}, not an object")
         return row
 
+    def row_number(self, number: int) -> int:
+        return number + 1
+
     def sizes(self) -> np.ndarray:
         return np.array([len(json.dumps(row)) for row in self._rows], dtype=np.int64)
 
@@ -132,7 +144,12 @@ class ArrowRows:
         except UnicodeDecodeError as error:
             raise BadRow("invalid_utf8", f"a text field is not UTF-8 ({error.reason})") from None
 
+    def row_number(self, number: int) -> int:
+        return number + 1
+
     def sizes(self) -> np.ndarray:
+        if any(pa.types.is_nested(column.type) for column in self._dataset.data.columns):
+            return np.array([_text_size(row) for row in self._dataset], dtype=np.int64)
         total = np.zeros(len(self), dtype=np.int64)
         for column in self._dataset.data.columns:
             if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -298,9 +315,18 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
+def _text_size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    parts = value.values() if isinstance(value, dict) else value
+    return sum(map(_text_size, parts)) if isinstance(parts, Iterable) else 0
+
+
 def _parse_json(line: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
+    except RecursionError:
+        raise BadRow("not_json", "the JSON object is nested too deeply") from None
     except ValueError as error:
         raise BadRow("not_json", f"not a JSON object ({error}); the line may be cut off") from None
     if not isinstance(row, dict):
@@ -318,8 +344,8 @@ def _parse_tsv(line: str) -> Mapping[str, Any]:
     return dict(zip(("question", "answer", "rationale"), columns, strict=True))
 
 
-def _line_bounds(data: mmap.mmap | bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of every line that is not blank, int64 [rows] each."""
+def _line_bounds(data: mmap.mmap | bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start, end and 1-based number of every line that is not blank, int64 [rows] each."""
     ends: list[np.ndarray] = []
     step = 1 << 26
     for offset in range(0, len(data), step):
@@ -334,7 +360,7 @@ def _line_bounds(data: mmap.mmap | bytes) -> tuple[np.ndarray, np.ndarray]:
         # Only a line that begins with white space can be blank; most files have none.
         if data[start[number]] <= 32:
             keep[number] = data[start[number] : end[number]].strip() != b""
-    return start[keep], end[keep]
+    return start[keep], end[keep], np.flatnonzero(keep) + 1
 
 
 def _file_fingerprint(path: Path) -> str:

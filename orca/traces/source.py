@@ -14,6 +14,9 @@ from orca.traces.formats import READERS, RowOrigin
 from orca.traces.rows import Rows, open_rows
 from orca.traces.trace import BadRow, Trace
 
+BAD = object()
+"""Stands for the values of a row that is no trace."""
+
 
 class TraceSource:
     """Traces 0 … n-1 of the files that ``files`` names, in the order of the names.
@@ -52,7 +55,7 @@ class TraceSource:
         """Trace ``number``; raises :class:`BadRow` when the row is not a trace."""
         rows, row_number = self._place(number)
         origin = RowOrigin(
-            id=f"{_stem(rows.name)}:{row_number + 1}",
+            id=f"{_stem(rows.name)}:{rows.row_number(row_number)}",
             teacher=self.teacher,
             sub_collection=self.sub_collection,
             task=self.task or _stem(rows.name),
@@ -62,20 +65,20 @@ class TraceSource:
     def locate(self, number: int) -> str:
         """File and 1-based row of trace ``number``, for messages."""
         rows, row_number = self._place(number)
-        return f"{rows.name}, row {row_number + 1}"
+        return f"{rows.name}, row {rows.row_number(row_number)}"
 
     def sizes(self) -> np.ndarray:
         """Bytes of text of every row, int64 [len(self)]."""
         return np.concatenate([rows.sizes() for rows in self._rows])
 
     def values(self, field: str) -> list[object]:
-        """``field`` of every trace (a full pass); None where the row is bad."""
+        """``field`` of every trace (a full pass); :data:`BAD` where the row is no trace."""
         found: list[object] = []
         for number in range(len(self)):
             try:
                 found.append(getattr(self[number], field))
             except BadRow:
-                found.append(None)
+                found.append(BAD)
         return found
 
     @cached_property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -96,12 +97,29 @@ def _missing(backend: str, device: torch.device) -> str | None:
             importlib.metadata.version(_PACKAGE[backend])
         except importlib.metadata.PackageNotFoundError:
             return f"the package {_PACKAGE[backend]} is not installed"
+    if backend == "flex" and device.type != "cuda":
+        return f"flex attention has no gradient on {device.type}"
     if backend == "varlen":
         if device.type != "cuda":
             return f"it needs a CUDA device, this is {device.type}"
         if torch.cuda.get_device_capability(device) < (8, 0):
             return "it needs compute capability 8.0 or newer"
     return None
+
+
+def _refuse_variants(backend: str, longest: int, variants: Mapping[str, Any]) -> None:
+    """Some models ask for more than causal attention; a backend that cannot must not drop it."""
+    window = variants.get("sliding_window")
+    asked = [
+        name for name in ("softcap", "s_aux", "position_bias") if variants.get(name) is not None
+    ]
+    if window is not None and longest > window:
+        asked.append(f"sliding_window={window} on an example of {longest} tokens")
+    if asked:
+        raise UserError(
+            f"attention={backend} does not do {', '.join(asked)}, which this model needs. Take "
+            "attention=sdpa or a flash_attention backend"
+        )
 
 
 def _documents_attention(
@@ -113,10 +131,11 @@ def _documents_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
-    **_: Any,
+    **variants: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention example by example; [1, heads, T, d] → [1, T, heads, d]."""
     assert cu_seq_lens_q is not None and query.shape[0] == 1
+    _refuse_variants("documents", int(cu_seq_lens_q.diff().max()), variants)
     groups = query.shape[1] // key.shape[1]
     lengths = cu_seq_lens_q.diff().tolist()
     outputs = [
@@ -140,12 +159,13 @@ def _varlen_attention(
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
-    **_: Any,
+    **variants: Any,
 ) -> tuple[torch.Tensor, None]:
     """PyTorch's variable-length flash kernel (CUDA, half precision); shapes as above."""
     from torch.nn.attention.varlen import varlen_attn
 
     assert cu_seq_lens_q is not None and max_length_q is not None and dropout == 0.0
+    _refuse_variants("varlen", max_length_q, variants)
     # Up to torch 2.10 causal attention was a flag, since then it is a window.
     known = inspect.signature(varlen_attn).parameters
     causal: dict[str, Any] = (

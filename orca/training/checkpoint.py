@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from orca.errors import UserError
 
@@ -41,7 +43,6 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self.best = best
-        self.best_loss = float("inf")
         self._saved_step = -1
 
     def on_train_batch_end(
@@ -56,15 +57,27 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.best or trainer.state.fn != "fit" or trainer.sanity_checking:
+        if not self.best or trainer.global_step == 0:  # the pretrained model competes not
             return
         loss = float(trainer.callback_metrics.get("val/loss", float("inf")))
-        if loss < self.best_loss:
-            self.best_loss = loss
+        # The best loss so far lies beside the weights and not in a checkpoint: a checkpoint is
+        # written before the validation of its own step.
+        record = self.directory / "best.json"
+        best = json.loads(record.read_text())["loss"] if record.exists() else float("inf")
+        if trainer.strategy.broadcast(loss < best):
             trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=True)
+            if trainer.is_global_zero:
+                record.write_text(json.dumps({"loss": loss, "step": trainer.global_step}))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        # Lightning acts on SIGTERM between steps; Ctrl-C may strike inside the optimizer.
+        if isinstance(exception, SIGTERMException):
+            self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         """Save the state after ``trainer.global_step`` steps and drop what is too old."""
@@ -77,12 +90,6 @@ class Checkpoints(Checkpoint):
                     shutil.rmtree(old)
                 else:
                     old.unlink()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self.best_loss}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_loss = state_dict["best_loss"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

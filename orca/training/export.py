@@ -40,8 +40,6 @@ def export(
     wanted = getattr(torch, dtype)
     implementation = causal_lm.config._attn_implementation
     state = {name: tensor.to(wanted) for name, tensor in state.items()}
-    before = causal_lm.config.dtype
-    causal_lm.config.dtype = wanted
     causal_lm.set_attn_implementation("sdpa")  # the reader's choice, not ours
     causal_lm.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -51,8 +49,11 @@ def export(
     try:
         causal_lm.save_pretrained(directory, state_dict=state)
     finally:
-        causal_lm.config.dtype = before
         causal_lm.set_attn_implementation(implementation)
+    # save_pretrained names the live model's precision, not that of the weights it was given.
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card, encoding="utf-8")
     handoff = {"stage": stage, **fingerprint, "weights": weights_hash(directory)}

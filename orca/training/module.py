@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
+from orca.errors import UserError
 from orca.stream import IGNORED, MicroBatch, StepBatch
 from orca.training.attention import choose_backend, implementation
 from orca.training.optimizer import AdamW, Schedule
@@ -56,6 +57,11 @@ class ExplanationTuning(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not gradient_clip >= 0 or loss_chunk < 1:
+            raise UserError(
+                f"gradient_clip={gradient_clip} must not be negative and loss_chunk={loss_chunk} "
+                "must be at least 1"
+            )
         self.automatic_optimization = False
         self.pretrained = pretrained
         self.tokenizer = tokenizer
@@ -95,6 +101,8 @@ class ExplanationTuning(L.LightningModule):
         return self.optimizer.build(self.student, self.lr_scale)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        # Seeded by the step and not by what came before it, so that dropout resumes exactly too.
+        torch.manual_seed(self.seed + 1_000_003 * self.trainer.global_step + self.global_rank)
         optimizer = self.optimizers()
         total = torch.zeros((), device=self.device)
         for micro in batch.micro_batches:
@@ -125,11 +133,11 @@ class ExplanationTuning(L.LightningModule):
         )
 
     def progress(self, batch: StepBatch) -> float:
-        """Where the middle of the step stands in the run: by steps when ``trainer.max_steps``
-        ends the run, by rows read otherwise."""
-        if self.trainer.max_steps > 0:
-            return (self.trainer.global_step + 0.5) / self.trainer.max_steps
-        return sum(batch.progress) / 2
+        """Where the middle of the step stands in the run, by rows read or, where that ends the
+        run sooner, by ``trainer.max_steps``."""
+        by_rows = sum(batch.progress) / 2
+        by_steps = (self.trainer.global_step + 0.5) / max(self.trainer.max_steps, 1)
+        return max(by_rows, by_steps) if self.trainer.max_steps > 0 else by_rows
 
     def on_validation_epoch_start(self) -> None:
         self._validation = (0.0, 0)
@@ -152,6 +160,5 @@ class ExplanationTuning(L.LightningModule):
         raise NonFiniteLoss(
             f"step {self.trainer.global_step}: loss {float(loss)}, gradient norm {float(norm)}. "
             f"The step's examples are: {', '.join(batch.example_ids)}. Nothing was updated by it; "
-            "look at these traces, lower optimizer.lr, or go on from the last checkpoint with "
-            "resume=auto"
+            "look at these traces, and train again with a lower optimizer.lr or without them"
         )

@@ -26,8 +26,8 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
-        if lr < 0:
-            raise UserError(f"optimizer.lr={lr} must not be negative")
+        if not 0 <= lr < float("inf"):
+            raise UserError(f"optimizer.lr={lr} must be a number that is not negative")
         self.lr = lr
         self.betas = (betas[0], betas[1])
         self.eps = eps

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from orca.stream import TraceDataModule
 from orca.training.loggers import METRICS_FILE, read_metrics
 
 
-def summarise(
-    directory: Path, datamodule: TraceDataModule, stage: str, seconds: float
-) -> dict[str, Any]:
+def summarise(directory: Path, datamodule: TraceDataModule, stage: str) -> dict[str, Any]:
     """First and last held-out figures, what was trained on, and how fast."""
     metrics = read_metrics(directory / METRICS_FILE)
 
@@ -34,7 +34,7 @@ def summarise(
         "tokens": totals["tokens"],
         "target_tokens": totals["target_tokens"],
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
-        "seconds": round(seconds, 1),
+        "seconds": round(datamodule.seconds, 1),
     }
 
 
@@ -164,16 +164,13 @@ def held_out_loss(config: DictConfig) -> float | None:
 
 def next_command(config: DictConfig) -> str:
     """What to type next: the second stage after the first, a chat with the result otherwise."""
-    if list(config.stages) == ["flan5m_chatgpt"]:
-        chosen = {
-            "model": (config.model.name, "smollm2_135m"),
-            "data": (config.data.name, "sample"),
-        }
-        options = "".join(f" {k}={v}" for k, (v, default) in chosen.items() if v != default)
-        run = (
-            "" if config.run == f"{config.model.name}-{config.data.name}" else f" run={config.run}"
-        )
-        return f"next: python train.py stage=flan1m_gpt4{options}{run}"
+    if list(config.stages) == ["flan5m_chatgpt"] and HydraConfig.initialized():
+        given = [
+            shlex.quote(option)
+            for option in HydraConfig.get().overrides.task
+            if option.split("=")[0] not in ("stage", "resume", "overwrite")
+        ]
+        return f"next: {' '.join(['python train.py stage=flan1m_gpt4', *given])}"
     directory = Path(config.paths.run_dir) / str(list(config.stages)[-1])
     return (
         f"next: look at {directory / 'samples.jsonl'}, or load {directory / 'hf'} with transformers"

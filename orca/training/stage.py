@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
-import os
-import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,14 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from orca.errors import UserError
+from orca.errors import Unfinished, UserError
 from orca.stream import TraceDataModule
-from orca.training.checkpoint import AtomicCheckpointIO, newest_checkpoint
-from orca.training.export import check_handoff, export
+from orca.training.checkpoint import AtomicCheckpointIO
+from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
+from orca.training.export import export
 from orca.training.loggers import MetricsCsv
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
@@ -28,14 +28,15 @@ from orca.training.ranks import join_ranks, on_rank_zero
 from orca.training.report import git_commit, model_card, plot_loss, summarise
 from orca.training.sharding import full_state
 
-RESULTS_FILE = "results.json"
-MAY_DIFFER = (
-    *("resume", "overwrite", "callbacks", "logger", "paths", "strategy"),
-    *("data.num_workers", "data.micro_batch"),
-    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
-    *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),
-)
-"""Options that may change when a run is resumed: they change numbers by rounding at most."""
+SET_BY_PROGRAM: dict[str, Any] = {
+    "max_epochs": 1,  # one fit "epoch" is the whole stage: epochs are the stream's
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # Lightning would shuffle away the curriculum
+    "enable_model_summary": False,
+    "enable_progress_bar": False,  # callbacks.progress shows the run
+}
+"""Arguments of the Trainer that are not configuration."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,19 @@ class Stage:
     lr_scale: float
     start_from: str
 
+    def __post_init__(self) -> None:
+        if not self.lr_scale >= 0:
+            raise UserError(f"lr_scale={self.lr_scale} of the stage must not be negative")
+
 
 def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
-    """Train stage ``name`` and return its results (also in ``results.json``)."""
+    """Train stage ``name`` and return its results (also in ``results.json``; empty on other
+    ranks than 0).
+
+    Raises:
+        UserError: the configuration or the data is wrong.
+        Unfinished: the run stopped before its end and can go on with ``resume=auto``.
+    """
     stage: Stage = instantiate(config.stages[name])
     directory = Path(config.paths.run_dir) / name
     own = copy.deepcopy(config)
@@ -66,7 +77,8 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     if finished:
         print(f"{directory} is finished; its results stand.", flush=True)
         return json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
-    started = time.time()
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed} must lie between 0 and 2³² - 1")
     L.seed_everything(config.seed, workers=True, verbose=False)
 
     pretrained = instantiate(config.model)
@@ -92,35 +104,28 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         start_from=start_from,
         seed=config.seed,
     )
+    validate = bool(datamodule.held_out_packs())
+    if checkpoint is None:
+        on_rank_zero(lambda: start_run(directory, own))
     trainer = build_trainer(config, name, directory)
     _announce(config, name, stage, start_from, trainer, datamodule)
 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
     csv.cut(checkpoint[0] if checkpoint else 0)
-    if checkpoint is None:
-        on_rank_zero(lambda: (directory / "samples.jsonl").unlink(missing_ok=True))
-        if datamodule.held_out_traces():
-            trainer.validate(module, datamodule, verbose=False)
-            csv.log_metrics({"val/loss": float(trainer.callback_metrics["val/loss"])}, 0)
-    else:
+    if checkpoint is not None:
         print(f"resuming after step {checkpoint[0]} from {checkpoint[1]}", flush=True)
-    trainer.fit(
-        module, datamodule, ckpt_path=str(checkpoint[1]) if checkpoint else None, weights_only=True
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if datamodule.held_out_traces():
+    elif validate:
         trainer.validate(module, datamodule, verbose=False)
-        csv.log_metrics(
-            {"val/loss": float(trainer.callback_metrics["val/loss"])}, trainer.global_step
-        )
+    _fit(trainer, module, datamodule, checkpoint, directory)
+    if validate:
+        trainer.validate(module, datamodule, verbose=False)
     state = full_state(module.student.causal_lm)
     if not trainer.is_global_zero:
         return {}
 
     datamodule.save_card(directory)
     plot_loss(directory)
-    results = summarise(directory, datamodule, name, time.time() - started)
+    results = summarise(directory, datamodule, name)
     results["handoff"] = export(
         module.student.causal_lm,
         state,
@@ -140,90 +145,67 @@ def build_trainer(config: DictConfig, name: str, directory: Path) -> L.Trainer:
     """The Lightning Trainer of a stage, with this project's fixed choices."""
     device = _device(config.trainer.accelerator)
     precision, reason = choose_precision(config.precision, device)
-    print(f"device: {device}; precision: {precision} ({reason})", flush=True)
+    on_rank_zero(lambda: print(f"device: {device}; precision: {precision} ({reason})", flush=True))
     strategy = config.strategy.strategy
     loggers: list[Any] = [MetricsCsv(directory)]
     if config.logger is not None and "_target_" in config.logger:
-        loggers.append(
-            instantiate(config.logger, directory=str(directory), name=f"{config.run}-{name}")
-        )
-        _log_config(loggers[-1], config)
+        place = {"directory": str(directory), "name": f"{config.run}-{name}"}
+        loggers.append(instantiate(config.logger, **place))
+        resolved = OmegaConf.to_container(config, resolve=True)
+        loggers[-1].log_hyperparams({"config": resolved, "git_commit": git_commit()})
     callbacks = [
         instantiate(callback, **_directory(callback, directory))
         for callback in config.callbacks.values()
         if callback is not None
     ]
-    return L.Trainer(
-        **instantiate(config.trainer),
-        strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
-        precision=precision,  # type: ignore[arg-type]
-        logger=loggers,
-        callbacks=callbacks,
-        plugins=[] if isinstance(strategy, DictConfig) else [AtomicCheckpointIO()],
-        default_root_dir=directory,
-        # One fit "epoch" is the whole stage: epochs are the stream's, which ends by itself.
-        max_epochs=1,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        # Lightning would wrap the loader and shuffle away the curriculum.
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,  # callbacks.progress shows the run
-    )
-
-
-def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path] | None]:
-    """Make or reopen a stage's directory; returns (is finished, checkpoint to go on from, with
-    the steps that it has done).
-
-    Raises:
-        UserError: the directory holds a run and nothing says what should become of it, or
-            the run was made with another configuration.
-    """
-    if config.resume not in (None, "auto"):
-        raise UserError(f"resume={config.resume!r} must be auto or left out")
-    if config.overwrite and config.resume:
-        raise UserError("resume=auto and overwrite=true exclude each other")
-    saved = directory / "config.yaml"
-    finished = (directory / RESULTS_FILE).exists()
-    if saved.exists() and config.overwrite:
-        shutil.rmtree(directory)
-    elif saved.exists() and config.resume is None:
-        raise UserError(
-            f"{directory} holds {'a finished' if finished else 'an unfinished'} run. Go on with "
-            "resume=auto, replace it with overwrite=true, or start another with run=NAME"
+    options = instantiate(config.trainer)
+    known = inspect.signature(L.Trainer.__init__).parameters
+    for key in options:
+        if key in SET_BY_PROGRAM:
+            raise UserError(f"trainer.{key} is set by the program; epochs=N sets the passes")
+        if key not in known:
+            raise UserError(f"trainer.{key} is no argument of lightning.Trainer")
+    try:
+        return L.Trainer(
+            **options,
+            **SET_BY_PROGRAM,
+            strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
+            precision=precision,  # type: ignore[arg-type]
+            logger=loggers,
+            callbacks=callbacks,
+            plugins=[] if isinstance(strategy, DictConfig) else [AtomicCheckpointIO()],
+            default_root_dir=directory,
         )
-    elif saved.exists():
-        differing = _differences(OmegaConf.load(saved), config)
-        if differing:
-            raise UserError(
-                f"{directory} was made with another configuration ({'; '.join(differing)}). "
-                "Start another with run=NAME, or replace it with overwrite=true"
-            )
-        return finished, newest_checkpoint(directory / "checkpoints")
-    directory.mkdir(parents=True, exist_ok=True)
-    saved.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    return False, None
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise UserError(f"the Trainer cannot be built as configured: {error}") from None
 
 
-def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str]) -> Path | None:
-    """The ``hf/`` directory to start from, checked; None for the pretrained model."""
-    if start_from == "base":
-        return None
-    given = Path(os.path.expanduser(start_from))
-    candidates = [given / "hf", given]
-    if "/" not in start_from:
-        here = [
-            Path(root) / start_from / "hf" for root in (config.paths.run_dir, config.paths.base_dir)
-        ]
-        candidates = [*here, *candidates]
-    directory = next((c for c in candidates if (c / "orca.json").exists()), candidates[0])
-    handoff = check_handoff(directory, fingerprint)
-    print(
-        f"start: {directory} (stage {handoff['stage']}, weights {handoff['weights'][:12]})",
-        flush=True,
+def _fit(
+    trainer: L.Trainer,
+    module: ExplanationTuning,
+    datamodule: TraceDataModule,
+    checkpoint: tuple[int, Path] | None,
+    directory: Path,
+) -> None:
+    """Fit, and see to it that what ended early is not taken for finished."""
+    start = str(checkpoint[1]) if checkpoint else None
+    stopped = "stopped"
+    try:
+        trainer.fit(module, datamodule, ckpt_path=start, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"the Trainer refuses its configuration: {error}") from None
+    except SIGTERMException:
+        stopped = "told to stop (SIGTERM)"
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    enough = 0 < trainer.max_steps <= trainer.global_step
+    if stopped == "stopped" and (enough or datamodule.is_exhausted):
+        return
+    done = datamodule.examples_read / datamodule.stream().num_examples
+    raise Unfinished(
+        f"{stopped} after step {trainer.global_step}, {done:.0%} of the data. Nothing in "
+        f"{directory} is lost: the same command with resume=auto goes on from the last checkpoint"
     )
-    return directory
 
 
 def _announce(
@@ -239,7 +221,7 @@ def _announce(
     tokens = datamodule.global_batch * datamodule.max_tokens
     lines = [
         f"stage: {name} from {start_from or config.model.path}, into {trainer.default_root_dir}",
-        f"data: {config.data.name}, part {stage.part}: {rows:,} rows × {stage.epochs} epochs, "
+        f"data: {config.data.name}, part {stage.part}: {rows:,} rows × {stage.epochs} epoch(s), "
         f"{datamodule.curriculum.describe()}, {len(datamodule.held_out_traces())} held out",
         f"step: {datamodule.global_batch} pack(s) of {datamodule.max_tokens}, up to {tokens:,} "
         f"tokens; {trainer.world_size} rank(s) × micro-batches of {datamodule.micro_batch}",
@@ -248,26 +230,6 @@ def _announce(
     ]
     if trainer.is_global_zero:
         print("\n".join(lines), flush=True)
-
-
-def _differences(old: Any, new: DictConfig) -> list[str]:
-    before = _flat(OmegaConf.to_container(old, resolve=True))
-    after = _flat(OmegaConf.to_container(new, resolve=True))
-    return [
-        f"{key}: {before.get(key)} → {after.get(key)}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
-        and not any(key == option or key.startswith(option + ".") for option in MAY_DIFFER)
-    ]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _device(accelerator: str) -> torch.device:
@@ -283,11 +245,6 @@ def _directory(callback: DictConfig, directory: Path) -> dict[str, str]:
     return {"directory": str(directory)} if OmegaConf.is_missing(callback, "directory") else {}
 
 
-def _log_config(logger: Any, config: DictConfig) -> None:
-    resolved = OmegaConf.to_container(config, resolve=True)
-    logger.log_hyperparams({"config": resolved, "git_commit": git_commit()})
-
-
 def _finish_wandb(trainer: L.Trainer, results: dict[str, Any], directory: Path) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -295,8 +252,7 @@ def _finish_wandb(trainer: L.Trainer, results: dict[str, Any], directory: Path) 
             run.summary.update({"results": results})
             card = json.loads((directory / "data_card.json").read_text(encoding="utf-8"))
             card.pop("dropped_rows")
-            run.config.update(
-                {"data_card": card, "fingerprints": card["facts"]}, allow_val_change=True
-            )
+            facts = {"data_card": card, "fingerprints": card["facts"]}
+            run.config.update(facts, allow_val_change=True)
             run.save(str(directory / "data_card.*"), base_path=str(directory), policy="now")
             run.finish()

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from orca.config import FAILED
 
 COLUMNS = ("job", "stage", "held_out_loss", "exact_answer", "tokens_per_second", "seconds")
 
 
 class SweepTable(Callback):
-    """Prints the jobs' results and writes them to ``sweep.csv`` in the sweep's directory."""
+    """Prints the jobs' results and writes them to ``sweep.csv`` in the sweep's directory.
+
+    The sweep ends with status 1 when a job failed; the others are run all the same.
+    """
+
+    def __init__(self) -> None:
+        self.failed = 0
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         directory = Path(config.hydra.sweep.dir)
         rows = collect(directory)
         if not rows:
             print(f"no job of the sweep in {directory} has finished", flush=True)
-            return
+            sys.exit(1)
         with (directory / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         widths = [max(len(str(row[i])) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
         for row in [COLUMNS, *rows]:
             print("  ".join(str(value).ljust(w) for value, w in zip(row, widths, strict=True)))
+        if self.failed:
+            print(f"failed: {self.failed} job(s); their errors are above", flush=True)
+            sys.exit(1)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        # A job that failed has returned no held-out loss (see orca.config).
+        self.failed += (
+            job_return.status == JobStatus.COMPLETED and job_return.return_value == FAILED
+        )
 
 
 def collect(directory: Path) -> list[tuple[str, ...]]:

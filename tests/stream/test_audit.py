@@ -5,22 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import rows_of_length
+from conftest import ORCA_TEMPLATE, rows_of_length
 
 from orca.stream import Encoder, Pack, PackStream, Shuffle, audit_packs, batches, show_pack
+from orca.traces import Trace
+
+LENGTHS = [30, 60, 90, 40]
+
+
+def traces_of(packs: list[Pack]) -> dict[int, Trace]:
+    """The traces by place, made again from the example's ids."""
+    examples = [example for pack in packs for example in pack.examples]
+    numbers = {example.place: int(example.id[1:]) for example in examples}
+    return {place: Trace(f"t{n}", "", f"q{n}", "r" * LENGTHS[n]) for place, n in numbers.items()}
 
 
 @pytest.fixture
 def packs(make_source, encoder: Encoder) -> list[Pack]:
-    source = make_source(rows_of_length([30, 60, 90, 40]))
+    source = make_source(rows_of_length(LENGTHS))
     stream = PackStream(source, encoder, Shuffle(), epochs=1, seed=0, capacity=512, window=4)
     return [item.pack for item in stream]
 
 
-def test_packs_of_the_stream_have_no_fault(packs: list[Pack], tokenizer: Any) -> None:
-    findings = audit_packs(packs, tokenizer.eos_token_id, 512)
+def test_packs_of_the_stream_have_no_fault(packs: list[Pack], encoder: Encoder) -> None:
+    findings = audit_packs(packs, traces_of(packs), encoder)
     assert findings.faults == () and findings.examples == 4
     assert findings.targets == 30 + 60 + 90 + 40 + 4  # the responses and an EOS each
+
+
+@pytest.mark.parametrize("moved", [-20, -1, 1, 10])
+def test_a_boundary_in_the_wrong_place_is_found(
+    packs: list[Pack], encoder: Encoder, moved: int
+) -> None:
+    packs[0].examples[0].num_prompt += moved
+    faults = audit_packs(packs, traces_of(packs), encoder).faults
+    assert any("do not read as the response" in fault for fault in faults)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +52,7 @@ def test_packs_of_the_stream_have_no_fault(packs: list[Pack], tokenizer: Any) ->
     ],
 )
 def test_a_planted_fault_is_found(
-    packs: list[Pack], tokenizer: Any, monkeypatch: pytest.MonkeyPatch, fault: Any, words: str
+    packs: list[Pack], encoder: Encoder, monkeypatch: pytest.MonkeyPatch, fault: Any, words: str
 ) -> None:
     collate = batches.collate
 
@@ -43,13 +62,14 @@ def test_a_planted_fault_is_found(
         return batch
 
     monkeypatch.setattr("orca.stream.audit.collate", faulty)
-    findings = audit_packs(packs, tokenizer.eos_token_id, 512)
+    findings = audit_packs(packs, traces_of(packs), encoder)
     assert findings.faults and words in findings.faults[0]
 
 
-def test_a_missing_eos_and_an_over_full_pack_are_found(packs: list[Pack], tokenizer: Any) -> None:
+def test_a_missing_eos_and_an_over_full_pack_are_found(packs: list[Pack], encoder: Encoder) -> None:
     packs[0].examples[0].tokens[-1] = 5
-    faults = audit_packs(packs, tokenizer.eos_token_id, 100).faults
+    small = Encoder(encoder.tokenizer, ORCA_TEMPLATE, 100)
+    faults = audit_packs(packs, traces_of(packs), small).faults
     assert any("EOS" in fault for fault in faults) and any("exceeds" in fault for fault in faults)
 
 

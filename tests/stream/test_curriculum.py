@@ -75,5 +75,6 @@ def test_sub_collections_follow_each_other_and_an_unlisted_one_is_named(make_sou
     source = make_source(rows)
     order = BySubCollection(["c", "a", "b"]).order(source, 0, 0)
     assert "".join("abcabc"[i] for i in order) == "ccaabb"
+    assert BySubCollection().order(source, 0, 0).tolist()[:2] in ([0, 3], [3, 0])
     with pytest.raises(UserError, match=r"\['b'\]"):
         BySubCollection(["c", "a"]).order(source, 0, 0)

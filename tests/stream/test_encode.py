@@ -42,9 +42,20 @@ def test_a_response_that_does_not_fit_is_refused(tokenizer: Any) -> None:
     encoder = Encoder(tokenizer, ORCA_TEMPLATE, 100)
     assert isinstance(encode_one(encoder, "", "q", "r" * 100), TooLong)
     room = 100 - len("### Human:\n\n\n### Assistant:\n") - 1
-    fits = encode_one(encoder, "", "q", "r" * room)
-    assert isinstance(fits, Example) and fits.truncated == 1
-    assert isinstance(encode_one(encoder, "", "q", "r" * (room + 1)), TooLong)
+    fits = encode_one(encoder, "", "q" * 40, "r" * (room - 16))
+    assert isinstance(fits, Example) and fits.truncated == 40 - 16
+    # Less than the least share of the query would be left.
+    assert isinstance(encode_one(encoder, "", "q" * 40, "r" * (room - 15)), TooLong)
+    assert isinstance(encode_one(encoder, "", "q", "r" * room), TooLong)
+
+
+def test_a_cut_query_begins_with_a_whole_character(tokenizer: Any) -> None:
+    encoder = Encoder(tokenizer, ORCA_TEMPLATE, 101)
+    for room in range(8):
+        example = encode_one(encoder, "", "🐋" * 40, "r" * (20 + room))
+        assert isinstance(example, Example)
+        text = tokenizer.decode(example.tokens.tolist())
+        assert "\ufffd" not in text and "🐋" in text and len(example.tokens) <= 101
 
 
 @settings(max_examples=100, deadline=None)

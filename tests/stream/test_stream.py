@@ -13,12 +13,13 @@ from orca.errors import UserError
 from orca.stream import (
     DataCard,
     Encoder,
+    HeldOut,
     PackStream,
     Shuffle,
     StepLoader,
     StreamState,
-    is_held_out,
 )
+from orca.stream.windows import query_hash
 from orca.traces import TraceSource
 
 LENGTHS = np.random.default_rng(1).integers(1, 220, 300).tolist()
@@ -128,10 +129,26 @@ def test_held_out_queries_never_train_and_a_copy_of_a_query_is_held_out_too(
     for number, row in enumerate(rows):
         row["query"] = f"question {number % 100}"
     source = make_source(rows)
-    stream = make_stream(source, tokenizer, epochs=1, held_out_fraction=0.2)
+    stream = make_stream(source, tokenizer, epochs=1, held_out=HeldOut(0.2))
     trained = {int(e.id[1:]) % 100 for item in stream for e in item.pack.examples}
-    held_out = {n for n in range(100) if is_held_out(f"question {n}", 0.2)}
+    held_out = {n for n in range(100) if HeldOut(0.2).has(f"question {n}")}
     assert trained == set(range(100)) - held_out and 8 <= len(held_out) <= 35
+
+
+def test_queries_of_a_validation_file_are_not_trained_on(make_source, tokenizer: Any) -> None:
+    source = make_source(rows_of_length([20] * 10))
+    held_out = HeldOut(queries=frozenset({query_hash("q3 "), query_hash("q7")}))
+    stream = make_stream(source, tokenizer, epochs=1, held_out=held_out)
+    items = list(stream)
+    assert len({e.id for i in items for e in i.pack.examples} & {"t3", "t7"}) == 0
+    assert sum(w.num_held_out for i in items for w in i.windows) == 2
+
+
+def test_a_stream_without_any_example_says_why(make_source, tokenizer: Any) -> None:
+    rows = [{"query": "q", "response": ""}] * 5
+    stream = make_stream(make_source(rows), tokenizer, epochs=1, on_bad_row="skip")
+    with pytest.raises(UserError, match=r"5 rows read, 0 held out, dropped {'empty_response': 5}"):
+        list(stream)
 
 
 def bad_rows(make_source) -> TraceSource:

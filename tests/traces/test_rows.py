@@ -60,6 +60,20 @@ def test_lines_survive_blank_lines_and_a_missing_last_newline(tmp_path: Path) ->
     file.write_bytes(b"\n" + LINES.replace(b"\n", b"\r\n\n  \n").rstrip())
     (rows,) = open_rows(str(file))
     assert [dict(rows[i]) for i in range(len(rows))] == ROWS
+    assert [rows.row_number(i) for i in range(3)] == [2, 5, 8]  # as an editor counts lines
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + LINES)
+    (rows,) = open_rows(str(tmp_path / "a.jsonl"))
+    assert dict(rows[0]) == ROWS[0]
+
+
+def test_sizes_of_nested_rows_count_their_text(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "x" * n}]} for n in (3, 50, 7)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "chat.parquet")
+    (opened,) = open_rows(str(tmp_path / "chat.parquet"))
+    assert opened.sizes().tolist() == [7, 54, 11]
 
 
 def test_a_glob_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -113,6 +127,8 @@ def test_the_fingerprint_follows_the_content_not_the_place(tmp_path: Path) -> No
         (b"[1, 2]", "not_json"),
         (b'{"query": "\xff", "response": "r"}', "invalid_utf8"),
         (b'{"query": "q"}', "missing_field"),
+        (b'{"query": "q \\ud83d", "response": "r"}', "invalid_unicode"),
+        (b'{"query": ' + b"[" * 100_000, "not_json"),
     ],
 )
 def test_a_bad_line_is_one_bad_row_with_a_number(tmp_path: Path, line: bytes, reason: str) -> None:

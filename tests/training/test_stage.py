@@ -80,7 +80,9 @@ def test_a_run_leaves_everything_that_it_promises(finished: Path) -> None:
     assert results["steps"] == 4
     assert results["held_out_loss"]["after"] < results["held_out_loss"]["before"]
     card = json.loads((stage / "data_card.json").read_text())
-    assert card["totals"]["steps"] == 4 and card["audit"]["isolation, target mask, EOS"]
+    assert (
+        card["totals"]["steps"] == 4 and card["audit"]["boundaries, target mask, EOS"] == "no fault"
+    )
 
 
 def test_the_exported_model_gives_the_trained_models_logits(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""A stage's directory: opened, resumed or replaced, and never by accident."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from orca.errors import UserError
+from orca.training.checkpoint import newest_checkpoint
+from orca.training.export import HANDOFF_FILE, check_handoff
+
+RESULTS_FILE = "results.json"
+CONFIG_FILE = "config.yaml"
+MAY_DIFFER = (
+    *("resume", "overwrite", "callbacks", "logger", "paths", "strategy"),
+    *("data.num_workers", "data.micro_batch"),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
+    *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),
+)
+"""Options that may change when a run is resumed: they change numbers by rounding at most."""
+
+
+def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path] | None]:
+    """What is in a stage's directory: (is finished, checkpoint to go on from with its steps).
+
+    Changes nothing; :func:`start_run` does, once all else has been built.
+
+    Raises:
+        UserError: the directory holds a run and nothing says what should become of it, or
+            the run was made with another configuration.
+    """
+    if config.resume not in (None, "auto"):
+        raise UserError(f"resume={config.resume!r} must be auto or left out")
+    if config.overwrite and config.resume:
+        raise UserError("resume=auto and overwrite=true exclude each other")
+    saved = directory / CONFIG_FILE
+    finished = (directory / RESULTS_FILE).exists()
+    if not saved.exists() or config.overwrite:
+        return False, None
+    if config.resume is None:
+        raise UserError(
+            f"{directory} holds {'a finished' if finished else 'an unfinished'} run. Go on with "
+            "resume=auto, replace it with overwrite=true, or start another with run=NAME"
+        )
+    differing = _differences(OmegaConf.load(saved), config)
+    if differing:
+        raise UserError(
+            f"{directory} was made with another configuration ({'; '.join(differing)}). "
+            "Start another with run=NAME, or replace it with overwrite=true"
+        )
+    return finished, newest_checkpoint(directory / "checkpoints")
+
+
+def start_run(directory: Path, config: DictConfig) -> None:
+    """Clear the directory of what an earlier run left, and save the resolved configuration."""
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    text = OmegaConf.to_yaml(config, resolve=True)
+    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str]) -> Path | None:
+    """The ``hf/`` directory to start from, checked; None for the pretrained model."""
+    if start_from == "base":
+        return None
+    given = Path(os.path.expanduser(start_from))
+    candidates = [given / "hf", given]
+    if "/" not in start_from:
+        roots = (config.paths.run_dir, config.paths.base_dir)
+        candidates = [*(Path(root) / start_from / "hf" for root in roots), *candidates]
+    directory = next((c for c in candidates if (c / HANDOFF_FILE).exists()), candidates[0])
+    handoff = check_handoff(directory, fingerprint)
+    print(f"start: {directory} (stage {handoff['stage']}, weights {handoff['weights'][:12]})")
+    return directory
+
+
+def _differences(old: Any, new: DictConfig) -> list[str]:
+    before = _flat(OmegaConf.to_container(old, resolve=True))
+    after = _flat(OmegaConf.to_container(new, resolve=True))
+    return [
+        f"{key}: {before.get(key)} → {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+        and not any(key == option or key.startswith(option + ".") for option in MAY_DIFFER)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
