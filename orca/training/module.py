@@ -21,6 +21,7 @@ from orca.stream import IGNORED, MicroBatch, StepBatch
 from orca.training.attention import choose_backend, implementation
 from orca.training.optimizer import AdamW, Schedule
 from orca.training.pretrained import Pretrained, prepare_model
+from orca.training.ranks import is_rank_zero
 from orca.training.sharding import load_shards, shard
 from orca.training.student import Student
 
@@ -84,7 +85,8 @@ class ExplanationTuning(L.LightningModule):
             source = Pretrained(source.name, str(self.start_from), source.lr)
         device = self.trainer.strategy.root_device if self._trainer else self.device
         self.backend, reason = choose_backend(self.attention, device)
-        self.print(f"attention: {self.backend} ({reason})")
+        if is_rank_zero():
+            print(f"attention: {self.backend} ({reason})", flush=True)
         sharded = bool(self._trainer) and isinstance(self.trainer.strategy, ModelParallelStrategy)
         on_meta = sharded and source.path != "random"
         model = source.meta_model() if on_meta else source.model(self.seed)
