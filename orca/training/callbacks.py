@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from orca.stream import StepBatch, TraceDataModule
 from orca.training.answers import generate, is_exact_answer
+from orca.training.loggers import log_step
 from orca.training.module import ExplanationTuning
 from orca.training.sharding import whole_root
 
@@ -93,14 +94,15 @@ class Throughput(Callback):
         ]
         total, tokens, targets = (sum(column) for column in zip(*self._recent, strict=True))
         datamodule: TraceDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        pl_module.log_dict(
+        log_step(
+            pl_module,
             {
                 "throughput/tokens_per_second": tokens / total,
                 "throughput/target_tokens_per_second": targets / total,
                 "throughput/fill": batch.num_tokens / (len(batch.packs) * datamodule.max_tokens),
                 "data/tokens": float(datamodule.card.counters["totals"]["tokens"]),
                 "data/target_tokens": float(datamodule.card.counters["totals"]["target_tokens"]),
-            }
+            },
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -61,6 +62,19 @@ class MetricsCsv(Logger):
         with partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("step", "name", "value"), *rows])
         os.replace(partial, self.file)
+
+
+def log_step(module: L.LightningModule, metrics: Mapping[str, Any]) -> None:
+    """Log what a step has just done, at once.
+
+    Lightning writes a step's metrics after all callbacks, the one that saves checkpoints included:
+    a kill in between would lose the row, for a resume starts with the next step.
+    """
+    module.log_dict(dict(metrics), logger=False)
+    step = module.trainer.global_step - 1
+    if step % module.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        for logger in module.loggers:
+            logger.log_metrics({name: float(value) for name, value in metrics.items()}, step)
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from orca.errors import UserError
 from orca.stream import IGNORED, MicroBatch, StepBatch
 from orca.training.attention import choose_backend, implementation
+from orca.training.loggers import log_step
 from orca.training.optimizer import AdamW, Schedule
 from orca.training.pretrained import Pretrained, prepare_model
 from orca.training.ranks import is_rank_zero
@@ -125,13 +126,14 @@ class ExplanationTuning(L.LightningModule):
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.trainer.datamodule.step_done(batch)  # type: ignore[attr-defined]
-        self.log_dict(
+        log_step(
+            self,
             {
                 "train/loss": total,
                 "train/gradient_norm": norm,
                 "train/lr": self.optimizer.lr * self.lr_scale * factor,
                 "data/progress": batch.progress[1],
-            }
+            },
         )
 
     def progress(self, batch: StepBatch) -> float:
