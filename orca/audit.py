@@ -9,6 +9,8 @@ options of `train.py` and writes nothing.
 
 from __future__ import annotations
 
+import sys
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -39,7 +41,7 @@ def main(config: DictConfig) -> None:
         datamodule.audit(kept)
         print(datamodule.card.to_markdown())
         for item in kept[: config.show]:
-            print(show_pack(item.pack, tokenizer, config.colour))
+            print(show_pack(item.pack, tokenizer, config.colour and sys.stdout.isatty()))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
@@ -32,6 +34,9 @@ from orca.errors import Unfinished, UserError
 
 UNFINISHED_STATUS = 75
 """Exit status (EX_TEMPFAIL) of a run that stopped early and can be queued again."""
+
+GIVEN_BY_PROGRAM = ("directory", "name")
+"""Arguments marked ``???`` that callbacks and loggers get from the program."""
 
 FAILED = float("inf")
 """What a failed job of a sweep returns: the worst loss there is."""
@@ -72,6 +77,7 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
     try:
         decorated(_keep_sweep_going(main))()
@@ -119,8 +125,9 @@ def explain(error: BaseException) -> str:
         full_key, parent = str(cause.full_key), cause.parent_node
         known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
         return unknown_key(full_key, full_key.rpartition(".")[2], known)
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{cause}: give it on the command line"
+    missing = re.search(r"[Mm]issing mandatory value: (\S+)", str(cause))
+    if missing:
+        return f"{missing[1]} is needed: give it on the command line"
     return str(error) if cause is error else f"{error}\n{cause}"
 
 
@@ -162,5 +169,7 @@ def _check_node(node: Any, path: str) -> None:
             if not name.startswith("_") and name not in parameters and not open_ended:
                 raise UserError(unknown_key(f"{path}.{name}", name, parameters))
     for key in node:
+        if OmegaConf.is_missing(node, key) and key not in GIVEN_BY_PROGRAM:
+            raise UserError(f"{path}.{key!s} is needed: give it on the command line")
         if not OmegaConf.is_missing(node, key):
             _check_node(node._get_node(key), f"{path}.{key!s}" if path else str(key))

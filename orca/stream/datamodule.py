@@ -18,7 +18,7 @@ from orca.stream.curriculum import Curriculum
 from orca.stream.encode import Encoder, Example
 from orca.stream.packing import Pack, best_fit_decreasing
 from orca.stream.stream import PackStream, StreamPack, StreamState
-from orca.stream.windows import HeldOut, query_hash
+from orca.stream.windows import ON_BAD_ROW_HINT, HeldOut, query_hash
 from orca.traces import BAD, BadRow, Template, Trace, TraceSource
 
 AUDITED_PACKS = 32
@@ -223,6 +223,7 @@ class TraceDataModule(L.LightningDataModule):
         """Validation traces: the first of the held-out source, or of the stage's own part."""
         if self._held_out_traces is None:
             self._held_out_traces = list(self._find_held_out())
+            self.card.facts["validation traces"] = len(self._held_out_traces)
         return self._held_out_traces
 
     def held_out_packs(self) -> list[Pack]:
@@ -258,7 +259,9 @@ class TraceDataModule(L.LightningDataModule):
                 trace = source[number]
             except BadRow as error:
                 if self.on_bad_row == "fail":
-                    raise UserError(f"{source.locate(number)}: {error.detail}") from None
+                    raise UserError(
+                        f"{source.locate(number)}: {error.detail}. {ON_BAD_ROW_HINT}"
+                    ) from None
                 bad += 1
                 continue
             if self.held_out is not None or wanted.has(trace.query):

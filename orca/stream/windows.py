@@ -17,6 +17,11 @@ from orca.errors import UserError
 from orca.stream.encode import Encoder, Example
 from orca.traces import BadRow, Trace, TraceSource
 
+ON_BAD_ROW_HINT = (
+    "Mend the row, or set data.on_bad_row=skip to go on without such rows (they are counted and "
+    "listed in the data card)"
+)
+
 
 @dataclass(slots=True)
 class Dropped:
@@ -105,10 +110,7 @@ class WindowDataset(Dataset[Window]):
             except BadRow as error:
                 where = self.source.locate(int(number))
                 if self.on_bad_row == "fail":
-                    window.error = (
-                        f"{where}: {error.detail}. Mend the row, or set data.on_bad_row=skip to "
-                        "go on without such rows (they are counted and listed in the data card)"
-                    )
+                    window.error = f"{where}: {error.detail}. {ON_BAD_ROW_HINT}"
                     return window
                 window.dropped.append(Dropped(error.reason, where, error.detail))
                 continue

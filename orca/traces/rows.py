@@ -1,36 +1,23 @@
-"""Files → rows by number, without reading a file from end to end first.
+"""Rows of a file by number, without reading the file from end to end first.
 
 Line files (JSONL, TSV) are memory-mapped with an index of line starts and parsed row by row, so
-that one bad line is one bad row and its number is known. Parquet and Arrow go through `datasets`
-and are memory-mapped too. Compressed and remote files are copied once into the user's cache.
+that one bad line is one bad row and its number is known.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import mmap
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import zstandard
 
-from orca.errors import UserError
-from orca.paths import cache_dir
 from orca.traces.trace import BadRow
-
-TEXT_ENDINGS = (".jsonl", ".json", ".tsv")
-COMPRESSION = (".gz", ".zst")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w\[\]%]+)?")
 
 
 class Rows(Protocol):
@@ -85,7 +72,7 @@ class LineRows:
         return self._ends - self._starts
 
     def fingerprint(self) -> str:
-        return _file_fingerprint(self.path)
+        return file_fingerprint(self.path)
 
     def _map(self) -> mmap.mmap | bytes:
         if self._bytes is None:
@@ -161,160 +148,6 @@ class ArrowRows:
         return self._fingerprint
 
 
-def open_rows(pattern: str, root: str | None = None) -> list[Rows]:
-    """The files that ``pattern`` names, sorted by name, each as :class:`Rows`.
-
-    Args:
-        pattern: a path, glob or URL ending in ``.jsonl``, ``.json``, ``.tsv``, ``.parquet`` or
-            ``.arrow`` (text also ``.gz`` or ``.zst``); or a hub id ``owner/name[:split]``.
-        root: directory for relative paths.
-
-    Raises:
-        UserError: nothing matches, the ending is unknown, or a file cannot be opened.
-    """
-    pattern = os.path.expandvars(os.path.expanduser(pattern))
-    is_url = "://" in pattern
-    path = pattern if is_url or not root else os.path.join(os.path.expanduser(root), pattern)
-    if (
-        not is_url
-        and HUB_ID.fullmatch(pattern)
-        and not _ending(pattern)
-        and not Path(path).exists()
-    ):
-        return [_open_hub(pattern)]
-    filesystem, inner = fsspec.core.url_to_fs(path)
-    if any(mark in inner for mark in "*?["):
-        names = sorted(filesystem.glob(inner))
-    else:
-        names = [inner] if filesystem.exists(inner) else []
-    if not names:
-        raise UserError(
-            f"no file matches {path!r}. Give a path, a glob or a URL; data.path is the directory "
-            "for relative paths."
-        )
-    return [_open_file(filesystem, name) for name in names]
-
-
-def _open_file(filesystem: Any, name: str) -> Rows:
-    ending = _ending(name)
-    if ending is None:
-        raise UserError(
-            f"{name}: unknown ending. Known: .jsonl, .json, .tsv (also .gz, .zst), .parquet, .arrow"
-        )
-    local = _local_copy(filesystem, name)
-    if ending in (".jsonl", ".tsv"):
-        return LineRows(name, local, _parse_json if ending == ".jsonl" else _parse_tsv)
-    if ending == ".json":
-        return _open_json(name, local)
-    return _open_arrow(name, local, ending)
-
-
-def _open_json(name: str, local: Path) -> Rows:
-    with local.open("rb") as file:
-        first = file.read(1024).lstrip()[:1]
-    if first != b"[":  # JSON lines under another name
-        return LineRows(name, local, _parse_json)
-    try:
-        rows = json.loads(local.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{name}: not a JSON array ({error}). Is the file truncated?") from None
-    return ListRows(name, rows, _file_fingerprint(local))
-
-
-def _open_arrow(name: str, local: Path, ending: str) -> Rows:
-    import datasets
-
-    try:
-        if ending == ".parquet":
-            dataset = datasets.load_dataset("parquet", data_files=str(local), split="train")
-        else:
-            source = pa.memory_map(str(local))
-            try:
-                table = pa.ipc.open_file(source).read_all()
-            except pa.ArrowInvalid:
-                source.seek(0)
-                table = pa.ipc.open_stream(source).read_all()
-            dataset = datasets.Dataset(datasets.table.InMemoryTable(table))
-    except Exception as error:  # each library under `datasets` raises its own kind
-        cause = error.__cause__ or error
-        raise UserError(
-            f"{name}: cannot be read as {ending[1:]} ({cause}). Is it complete?"
-        ) from None
-    return ArrowRows(name, dataset, _file_fingerprint(local))
-
-
-def _open_hub(identity: str) -> Rows:
-    import datasets
-
-    name, _, split = identity.partition(":")
-    try:
-        dataset = datasets.load_dataset(name, split=split or "train")
-    except Exception as error:  # offline, gated, no such set: the hub's own words say which
-        raise UserError(
-            f"{identity!r} is no local file and cannot be loaded from the hub ({error}). "
-            "For a local directory name the files, for example 'dir/*.jsonl'."
-        ) from None
-    return ArrowRows(identity, dataset, f"hub:{identity}:{dataset._fingerprint}")
-
-
-def _ending(name: str) -> str | None:
-    stem = name
-    for suffix in COMPRESSION:
-        stem = stem.removesuffix(suffix)
-    known = TEXT_ENDINGS if stem != name else (*TEXT_ENDINGS, ".parquet", ".arrow")
-    return next((ending for ending in known if stem.endswith(ending)), None)
-
-
-def _local_copy(filesystem: Any, name: str) -> Path:
-    """``name`` as a plain local file: itself, or an unpacked copy in the cache."""
-    packed = name.endswith(COMPRESSION)
-    if not packed and "file" in _protocols(filesystem):
-        return Path(name)
-    # ukey changes with the file's version (mtime, size or etag): no stale copy is ever used.
-    key = hashlib.sha256(f"{name}|{filesystem.ukey(name)}".encode()).hexdigest()[:16]
-    plain_name = Path(name).name
-    for suffix in COMPRESSION:
-        plain_name = plain_name.removesuffix(suffix)
-    target = cache_dir("files", key) / plain_name
-    if target.exists():
-        return target
-    partial = target.with_suffix(f".partial{os.getpid()}")
-    try:
-        with filesystem.open(name, "rb") as source, partial.open("wb") as copy:
-            if name.endswith(".zst"):
-                _unpack_zst(source, copy)
-            elif name.endswith(".gz"):
-                with gzip.open(source) as unpacked:  # raises when the file is cut off
-                    shutil.copyfileobj(unpacked, copy, 1 << 20)
-            else:
-                shutil.copyfileobj(source, copy, 1 << 20)
-    except Exception as error:  # every compression library raises its own kind
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{name}: cannot be copied or unpacked ({error}). Is it complete?"
-        ) from None
-    os.replace(partial, target)
-    return target
-
-
-def _unpack_zst(source: Any, copy: Any) -> None:
-    # zstandard's own readers end a cut-off file without a word; its frame objects tell.
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    while data := source.read(1 << 20):
-        while data:
-            if frame.eof:
-                frame = zstandard.ZstdDecompressor().decompressobj()
-            copy.write(frame.decompress(data))
-            data = frame.unused_data
-    if not frame.eof:
-        raise EOFError("the last frame is not complete")
-
-
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
 def _text_size(value: Any) -> int:
     if isinstance(value, str):
         return len(value.encode("utf-8", "replace"))
@@ -322,7 +155,8 @@ def _text_size(value: Any) -> int:
     return sum(map(_text_size, parts)) if isinstance(parts, Iterable) else 0
 
 
-def _parse_json(line: str) -> Mapping[str, Any]:
+def parse_json(line: str) -> Mapping[str, Any]:
+    """The JSON object of a line; raises :class:`BadRow`."""
     try:
         row = json.loads(line)
     except RecursionError:
@@ -334,7 +168,8 @@ def _parse_json(line: str) -> Mapping[str, Any]:
     return row
 
 
-def _parse_tsv(line: str) -> Mapping[str, Any]:
+def parse_tsv(line: str) -> Mapping[str, Any]:
+    """Question, answer and rationale of a tab-separated line; raises :class:`BadRow`."""
     columns = line.rstrip("\r\n").split("\t")
     if len(columns) != 3:
         raise BadRow(
@@ -363,7 +198,7 @@ def _line_bounds(data: mmap.mmap | bytes) -> tuple[np.ndarray, np.ndarray, np.nd
     return start[keep], end[keep], np.flatnonzero(keep) + 1
 
 
-def _file_fingerprint(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
     """sha256 of the size and the content; of 256 blocks spread over it when it is over 64 MiB.
 
     A change of some bytes in the middle of a very large file can go unnoticed: the price for a

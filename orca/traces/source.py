@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from orca.errors import UserError
+from orca.traces.files import open_rows
 from orca.traces.formats import READERS, RowOrigin
-from orca.traces.rows import Rows, open_rows
+from orca.traces.rows import Rows
 from orca.traces.trace import BadRow, Trace
 
 BAD = object()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class RunProgress(Callback):
             desc="train",
             dynamic_ncols=True,
             disable=not trainer.is_global_zero,
+            mininterval=0.1 if sys.stderr.isatty() else 15.0,  # a log needs fewer lines
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}",
         )
 

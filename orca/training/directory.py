@@ -33,7 +33,7 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path
         UserError: the directory holds a run and nothing says what should become of it, or
             the run was made with another configuration.
     """
-    if config.resume not in (None, "auto"):
+    if config.resume not in (None, False, True, "auto"):
         raise UserError(f"resume={config.resume!r} must be auto or left out")
     if config.overwrite and config.resume:
         raise UserError("resume=auto and overwrite=true exclude each other")
@@ -41,7 +41,7 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path
     finished = (directory / RESULTS_FILE).exists()
     if not saved.exists() or config.overwrite:
         return False, None
-    if config.resume is None:
+    if not config.resume:
         raise UserError(
             f"{directory} holds {'a finished' if finished else 'an unfinished'} run. Go on with "
             "resume=auto, replace it with overwrite=true, or start another with run=NAME"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def export(
     file.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(card, encoding="utf-8")
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in directory.iterdir():
+        file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
     handoff = {"stage": stage, **fingerprint, "weights": weights_hash(directory)}
     (directory / HANDOFF_FILE).write_text(json.dumps(handoff, indent=1), encoding="utf-8")
     return handoff

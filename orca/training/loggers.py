@@ -15,6 +15,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from orca.errors import UserError
+from orca.training.ranks import is_rank_zero
+
 METRICS_FILE = "metrics.csv"
 
 
@@ -97,7 +100,15 @@ def wandb_logger(
     """
     if mode == "auto":
         mode = "online" if _has_api_key() else "offline"
-    print(f"W&B: {mode}" + ("" if mode == "online" else " (wandb sync sends it later)"), flush=True)
+    if mode == "online" and not _has_api_key():
+        raise UserError(
+            "logger.mode=online needs an API key: run wandb login, or set WANDB_API_KEY"
+        )
+    later = (
+        "" if mode == "online" else f"; send it later with: wandb sync {directory}/wandb/offline-*"
+    )
+    if is_rank_zero():
+        print(f"W&B: {mode}{'' if mode == 'online' else later}", flush=True)
     return WandbLogger(
         project=project,
         name=name,

@@ -26,7 +26,7 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
-        if not 0 <= lr < float("inf"):
+        if not isinstance(lr, (int, float)) or not 0 <= lr < float("inf"):
             raise UserError(f"optimizer.lr={lr} must be a number that is not negative")
         self.lr = lr
         self.betas = (betas[0], betas[1])

@@ -30,6 +30,7 @@ class Pretrained:
             package carries, dequantised once into the cache) or ``random`` (fresh weights of
             ``architecture`` with a byte tokenizer, for tests).
         lr: learning rate that suits the model; ``optimizer.lr`` takes it by default.
+        hub_id: the model's name on the hub where ``path`` is none, for the model card.
         revision: of a hub id.
         embedding_multiple: embedding rows are rounded up to a multiple of this when tokens are
             added (matrix kernels like it); 1 keeps exactly one row a token.
@@ -41,6 +42,7 @@ class Pretrained:
     name: str
     path: str
     lr: float
+    hub_id: str | None = None
     revision: str | None = None
     embedding_multiple: int = 64
     export_dtype: str = "float32"

@@ -33,6 +33,14 @@ def needs_ranks(config: DictConfig) -> bool:
     Raises:
         UserError: several devices with a strategy for one.
     """
+    wanted, here = config.trainer.accelerator, torch.cuda.device_count()
+    number = config.trainer.devices
+    if wanted in ("gpu", "cuda") and here < (number if isinstance(number, int) else 1):
+        raise UserError(
+            f"trainer.accelerator={wanted} with trainer.devices={number}: this machine has {here} "
+            "GPU(s). Ask for fewer, or try it out on the CPU: trainer.accelerator=cpu model=tiny "
+            "data=sample"
+        )
     several = config.trainer.devices != 1 or config.trainer.num_nodes != 1
     if config.strategy.name == "single":
         if several:

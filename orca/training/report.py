@@ -31,6 +31,7 @@ def summarise(directory: Path, datamodule: TraceDataModule, stage: str) -> dict[
         "exact_answer": ends("val/exact_answer"),
         "steps": totals["steps"],
         "examples": totals["examples"],
+        "truncated": totals["truncated"],
         "tokens": totals["tokens"],
         "target_tokens": totals["target_tokens"],
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
@@ -52,6 +53,13 @@ def describe(results: dict[str, Any], directory: Path) -> str:
         f"  trained on {results['examples']:,} examples, {results['target_tokens']:,} targets of "
         f"{results['tokens']:,} tokens in {results['steps']} steps, {results['seconds']:.0f} s"
     )
+    if results["steps"] < 10:
+        lines.append(f"  warning: only {results['steps']} step(s); lower data.global_batch?")
+    if results["truncated"] > 0.05 * results["examples"]:
+        lines.append(
+            f"  warning: {results['truncated']} of {results['examples']} queries were cut to fit "
+            "data.max_tokens"
+        )
     lines.append(
         f"  {directory}: hf/ (the model), data_card.md, loss.png, metrics.csv, samples.jsonl"
     )
@@ -92,16 +100,20 @@ def model_card(
     """README.md of the exported model."""
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     recipe = OmegaConf.to_yaml(
-        {key: resolved[key] for key in ("model", "template", "optimizer", "scheduler", "stages")}
+        {
+            key: resolved[key]
+            for key in ("model", "data", "template", "optimizer", "scheduler", "stages", "seed")
+        }
     )
     ends = {name: results[name] for name in ("held_out_loss", "exact_answer") if results[name]}
     figures = [f"| {n} | {e['before']:.4f} | {e['after']:.4f} |" for n, e in ends.items()]
     composition = datamodule.card.to_dict()["composition"]
+    synthetic = all(teacher.startswith("synthetic") for teacher in composition["teacher"])
     return "\n".join(
         [
             "---",
             "library_name: transformers",
-            f"base_model: {config.model.path}",
+            f"base_model: {config.model.hub_id or config.model.path}",
             "tags: [explanation-tuning, orca]",
             "---",
             f"# {config.model.name} after {stage}",
@@ -112,12 +124,26 @@ def model_card(
             f"- Data: `{config.data.name}`, part `{datamodule.part}`: {results['examples']:,} "
             f"examples, {results['target_tokens']:,} target tokens. Teachers: "
             f"{', '.join(composition['teacher'])}.",
+            *(["- The traces are synthetic: programs wrote them."] if synthetic else []),
             f"- Prompt: the chat template of the tokenizer (`{config.template.name}`).",
             f"- Code: commit {git_commit() or 'unknown'}.",
             "",
             "| on held-out traces | before | after |",
             "| --- | --- | --- |",
             *figures,
+            "",
+            "## Use",
+            "",
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            'tokenizer = AutoTokenizer.from_pretrained("<this directory>")',
+            'model = AutoModelForCausalLM.from_pretrained("<this directory>")',
+            'messages = [{"role": "user", "content": "What is 2 + 3?"}]',
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ")",
+            "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))",
+            "```",
             "",
             "## Recipe",
             "",

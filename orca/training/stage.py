@@ -228,6 +228,8 @@ def _announce(
         f"optimizer: lr {config.optimizer.lr * stage.lr_scale:g}, "
         f"{type(instantiate(config.scheduler)).__name__.lower()} schedule",
     ]
+    if 0 < len(datamodule.held_out_traces()) < 20:
+        lines.append("warning: fewer than 20 validation traces; their loss will be noisy")
     if trainer.is_global_zero:
         print("\n".join(lines), flush=True)
 

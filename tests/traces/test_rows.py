@@ -14,7 +14,7 @@ import zstandard
 
 from orca.errors import UserError
 from orca.traces import BadRow, TraceSource
-from orca.traces.rows import open_rows
+from orca.traces.files import open_rows
 
 ROWS = [{"id": f"{i}", "query": f"q {i} ü", "response": f"r {i}"} for i in range(7)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
