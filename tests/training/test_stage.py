@@ -208,6 +208,24 @@ def test_a_killed_run_goes_on_bitwise_where_it_stopped(tmp_path: Path, workers: 
     assert cards[0] == cards[1]
 
 
+def test_sigterm_saves_and_ends_with_the_status_that_queues_again(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *FAST, "epochs=50", "run=r"]
+    command += [f"paths.runs={tmp_path}", "callbacks.checkpoints.every_n_steps=0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    stage = tmp_path / "r" / "flan5m_chatgpt"
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        if (stage / "metrics.csv").exists() and len(losses(stage)) > 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and "resume=auto" in errors, errors[-1000:]
+    found = newest_checkpoint(stage / "checkpoints")
+    assert found is not None and found[0] == len(losses(stage))
+    assert not (stage / "results.json").exists()
+
+
 def test_wandb_offline_keeps_configuration_card_and_run_id(tmp_path: Path) -> None:
     os.environ.pop("WANDB_API_KEY", None)
     overrides = [o for o in SHORT if o != "logger=csv"]
