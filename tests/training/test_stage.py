@@ -234,7 +234,9 @@ def test_wandb_offline_keeps_configuration_card_and_run_id(tmp_path: Path) -> No
     (run,) = (stage / "wandb").glob("offline-run-*")
     identity = (stage / "wandb_id.txt").read_text()
     assert run.name.endswith(identity)
-    record = next(run.glob("*.wandb")).read_bytes()
+    file, deadline = next(run.glob("*.wandb")), time.time() + 60
+    while b"data_card" not in (record := file.read_bytes()) and time.time() < deadline:
+        time.sleep(0.2)  # W&B's own process writes it
     for words in (b"data_card", b"git_commit", b"train/loss", b"max_tokens", b"samples/held_out"):
         assert words in record, words
 
