@@ -41,7 +41,7 @@ def audit_packs(packs: list[Pack], traces: Mapping[int, Trace], encoder: Encoder
     every example ends in EOS and its prediction is trained. Capacity: no pack is over-full.
 
     Args:
-        traces: by the examples' ``place``, read from the source again.
+        traces: by the examples' ``number``, read from the source again.
         encoder: supplies tokenizer, template and capacity.
     """
     eos_token_id, capacity = encoder.tokenizer.eos_token_id, encoder.max_tokens
@@ -64,7 +64,7 @@ def audit_packs(packs: list[Pack], traces: Mapping[int, Trace], encoder: Encoder
                 faults.append(f"{example.id}: a label is not the next token")
             elif int(labels[-2]) != eos_token_id or int(labels[-1]) != IGNORED:
                 faults.append(f"{example.id}: the EOS after the response is not trained")
-            faults += _text_faults(example, traces[example.place], encoder)
+            faults += _text_faults(example, traces[example.number], encoder)
             examples += 1
             targets += len(trained)
     return AuditFindings(len(packs), examples, targets, tuple(faults))

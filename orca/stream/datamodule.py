@@ -149,9 +149,7 @@ class TraceDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> StepLoader:
-        world_size, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
+        world_size, rank = self._ranks()
         if self.global_batch % (world_size * self.micro_batch):
             raise UserError(
                 f"data.global_batch={self.global_batch} packs must be a multiple of ranks × "
@@ -171,9 +169,7 @@ class TraceDataModule(L.LightningDataModule):
         packs = self.held_out_packs()
         if not packs:
             return ValidationLoader([])
-        world_size, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
+        world_size, rank = self._ranks()
         # Every rank runs as many forward passes as the others; repeats are not counted twice.
         rounds = -(-len(packs) // world_size)
         mine = [packs[(r * world_size + rank) % len(packs)] for r in range(rounds)]
@@ -182,6 +178,10 @@ class TraceDataModule(L.LightningDataModule):
             if r * world_size + rank >= len(packs):
                 batch.labels.fill_(IGNORED)
         return ValidationLoader(batches)
+
+    def _ranks(self) -> tuple[int, int]:
+        """(number of ranks, this one); a data module without a Trainer is alone."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def step_done(self, step: StepBatch) -> None:
         """Record that a step was trained on: moves the saved state and the card forward."""
@@ -207,9 +207,8 @@ class TraceDataModule(L.LightningDataModule):
             RuntimeError: a fault, which is a bug of this program.
         """
         items = items[:AUDITED_PACKS]
-        order = self.curriculum.order(self.source, self.seed, items[0].state.epoch)
         traces = {
-            example.place: self.source[int(order[example.place])]
+            example.number: self.source[example.number]
             for item in items
             for example in item.pack.examples
         }

@@ -21,8 +21,8 @@ class Example:
     """A tokenised trace.
 
     ``tokens`` is int32 [length] and ends in EOS; ``tokens[num_prompt:]`` are the targets, EOS
-    included. ``place`` is its position in the epoch's order, ``rank`` the same among the
-    examples that were kept.
+    included. ``number`` is its row in the source, ``place`` its position in the epoch's order,
+    ``rank`` the same among the examples that were kept.
     """
 
     id: str
@@ -33,6 +33,7 @@ class Example:
     system_message: str
     truncated: int = 0
     spelled_special: bool = False
+    number: int = -1
     place: int = -1
     rank: int = -1
 

@@ -122,6 +122,7 @@ class WindowDataset(Dataset[Window]):
         for place, example in zip(places, self.encoder.encode(traces), strict=True):
             if isinstance(example, Example):
                 example.place = place
+                example.number = int(self.order[place])
                 window.examples.append(example)
             else:
                 where = self.source.locate(int(self.order[place]))

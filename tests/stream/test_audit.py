@@ -14,10 +14,9 @@ LENGTHS = [30, 60, 90, 40]
 
 
 def traces_of(packs: list[Pack]) -> dict[int, Trace]:
-    """The traces by place, made again from the example's ids."""
-    examples = [example for pack in packs for example in pack.examples]
-    numbers = {example.place: int(example.id[1:]) for example in examples}
-    return {place: Trace(f"t{n}", "", f"q{n}", "r" * LENGTHS[n]) for place, n in numbers.items()}
+    """The traces by number, made again from the example's ids."""
+    rows = {example.number: int(example.id[1:]) for pack in packs for example in pack.examples}
+    return {row: Trace(f"t{n}", "", f"q{n}", "r" * LENGTHS[n]) for row, n in rows.items()}
 
 
 @pytest.fixture

@@ -94,6 +94,20 @@ def test_a_wrong_option_is_named(tokenizer: Any, options: list[str], words: str)
         build(tokenizer, *options)
 
 
+def test_a_first_step_that_spans_epochs_passes_the_audit(tokenizer: Any) -> None:
+    """An example's place means another row in every epoch; its number does not."""
+    config = compose_config("data.global_batch=4096", "curriculum=shuffle")
+    module = instantiate(config.data, _partial_=True)(
+        part="chatgpt", epochs=2, tokenizer=tokenizer, template=ORCA_TEMPLATE
+    )
+    items = list(module.stream())
+    middle = next(i for i, item in enumerate(items) if item.state.epoch == 1)
+    spanning = items[middle - 3 : middle + 3]
+    assert {item.state.epoch for item in spanning} == {0, 1}
+    findings = module.audit(spanning)
+    assert findings.faults == () and findings.examples > 6
+
+
 def test_a_part_that_the_data_lacks_is_named(tokenizer: Any) -> None:
     with pytest.raises(
         UserError, match="the stage wants part 'bard'; data=sample has chatgpt, gpt4"
