@@ -30,10 +30,7 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from orca.errors import Unfinished, UserError
-
-UNFINISHED_STATUS = 75
-"""Exit status (EX_TEMPFAIL) of a run that stopped early and can be queued again."""
+from orca.errors import UNFINISHED_STATUS, Unfinished, UserError
 
 GIVEN_BY_PROGRAM = ("directory", "name")
 """Arguments marked ``???`` that callbacks and loggers get from the program."""

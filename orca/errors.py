@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNFINISHED_STATUS = 75
+"""Exit status (EX_TEMPFAIL) of a run that stopped early and can be queued again."""
+
 
 class UserError(ValueError):
     """Bad input or configuration; the message names what is wrong and the way out."""

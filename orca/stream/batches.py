@@ -7,7 +7,7 @@ the step has (the exact loss normalisation) and which packs are its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -29,6 +29,7 @@ class MicroBatch:
             ``IGNORED`` elsewhere (the shift is done here, within examples).
         boundaries: int32 [n + 1], cumulative example lengths (flash attention's cu_seqlens).
         longest: length of the longest example.
+        example_ids: ids of the n examples (none for an idle micro-batch).
     """
 
     input_ids: torch.Tensor
@@ -36,6 +37,7 @@ class MicroBatch:
     labels: torch.Tensor
     boundaries: torch.Tensor
     longest: int
+    example_ids: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MicroBatch:
         moved = {
@@ -90,6 +92,7 @@ def collate(packs: Sequence[Pack]) -> MicroBatch:
         labels=torch.cat(labels)[None],
         boundaries=torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32),
         longest=max(lengths),
+        example_ids=[example.id for example in examples],
     )
 
 

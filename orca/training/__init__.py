@@ -3,18 +3,20 @@
 from orca.training.answers import generate, is_exact_answer, stated_answer
 from orca.training.attention import BACKENDS, choose_backend, implementation
 from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
-from orca.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_checkpoint
+from orca.training.checkpoint import checkpoints, newest_checkpoint
 from orca.training.export import check_handoff, export, weights_hash
+from orca.training.guards import LossSpikes, NonFiniteLoss
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
 from orca.training.loss import target_cross_entropy
-from orca.training.module import ExplanationTuning, NonFiniteLoss
+from orca.training.module import ExplanationTuning
 from orca.training.optimizer import AdamW, Constant, Cosine, Linear
 from orca.training.precision import choose_precision
 from orca.training.pretrained import Pretrained, byte_tokenizer, prepare_model
 from orca.training.ranks import is_rank_zero, needs_ranks, start_ranks
 from orca.training.report import describe, held_out_loss, next_command
-from orca.training.sharding import FullyShardedStrategy
+from orca.training.saving import Checkpoints
 from orca.training.stage import Stage, build_trainer, train_stage
+from orca.training.strategies import FullySharded, OneDevice, Replicated
 from orca.training.student import Student
 
 TRAIN_OPTIONS = (
@@ -27,6 +29,7 @@ TRAIN_OPTIONS = (
     "attention",
     "gradient_clip",
     "loss_chunk",
+    "max_skipped_steps",
     "stages",
     "model",
     "data",
@@ -46,17 +49,19 @@ __all__ = [
     "BACKENDS",
     "TRAIN_OPTIONS",
     "AdamW",
-    "AtomicCheckpointIO",
     "Checkpoints",
     "Constant",
     "Cosine",
     "ExplanationTuning",
-    "FullyShardedStrategy",
+    "FullySharded",
     "HeldOutAnswers",
     "Linear",
+    "LossSpikes",
     "MetricsCsv",
     "NonFiniteLoss",
+    "OneDevice",
     "Pretrained",
+    "Replicated",
     "RunProgress",
     "Stage",
     "Student",
@@ -64,6 +69,7 @@ __all__ = [
     "build_trainer",
     "byte_tokenizer",
     "check_handoff",
+    "checkpoints",
     "choose_backend",
     "choose_precision",
     "describe",

@@ -1,4 +1,10 @@
-"""Checkpoints that are whole or absent, and the newest of them."""
+"""A resumable checkpoint on disk: written in the background, whole or absent, checked when read.
+
+One format for every strategy and number of ranks: PyTorch's distributed checkpoint (each rank
+writes its own shards), the run's small state, and a manifest with the size and CRC-32 of every
+file. The manifest comes last and the directory gets its name when all is on disk, so a killed
+write is never taken for a checkpoint. The directory must be one that all nodes see.
+"""
 
 from __future__ import annotations
 
@@ -6,114 +12,270 @@ import json
 import os
 import re
 import shutil
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.tensor import DTensor
 
 from orca.errors import UserError
+from orca.training.ranks import gather_objects, is_rank_zero, on_rank_zero, world
+
+MANIFEST_FILE = "manifest.json"
+STATE_FILE = "state.pt"
+_NAME = re.compile(r"step(\d{8})")
+_MARGIN = 1.05  # headers and metadata beside the tensors
 
 
-class Checkpoints(Checkpoint):
-    """A resumable checkpoint every n steps and at the end, and the weights of the best step.
-
-    Lightning's ``ModelCheckpoint`` has a path of its own for manual optimization, which looks for
-    model states from before the step; this one saves what is there after it.
+class CheckpointWriter:
+    """Writes one checkpoint at a time while training goes on.
 
     Args:
-        directory: the stage's; files go to ``checkpoints/step00000050.ckpt`` and ``best.ckpt``.
-        every_n_steps: optimizer steps between resumable checkpoints; 0 for the last alone.
-        keep: resumable checkpoints kept.
-        best: keep the weights of the lowest held-out loss.
+        directory: of all checkpoints of the stage; a checkpoint is ``step00000050/``.
+        keep: checkpoints kept; older ones are deleted once a newer one is whole.
+        asynchronous: copy the state to host memory and write it in the background; otherwise
+            training waits (and needs no copy).
     """
 
-    def __init__(
-        self, directory: str, every_n_steps: int = 50, keep: int = 1, best: bool = True
-    ) -> None:
-        if keep < 1 or every_n_steps < 0:
-            raise UserError(
-                f"callbacks.checkpoints: keep={keep} must be at least 1 and "
-                f"every_n_steps={every_n_steps} not negative"
-            )
-        self.directory = Path(directory) / "checkpoints"
-        self.every_n_steps = every_n_steps
+    def __init__(self, directory: Path, keep: int, asynchronous: bool) -> None:
+        self.directory = directory
         self.keep = keep
-        self.best = best
-        self._saved_step = -1
+        self.asynchronous = asynchronous
+        self._group: Any = None
+        self._pending: Future[None] | None = None
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self.save(trainer)
+    def prepare(self) -> None:
+        """Make the directory, refuse one that cannot be written, clear what a kill left behind.
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.best or trainer.global_step == 0:  # the pretrained model competes not
+        Raises:
+            UserError: on every rank, where rank 0 cannot write there.
+        """
+        on_rank_zero(self._prepare)
+        if dist.is_initialized() and self._group is None:
+            # The writing thread must not share a group with the training thread.
+            self._group = dist.new_group(backend="gloo")
+
+    def save(self, step: int, tensors: dict[str, Any], state: Mapping[str, Any]) -> None:
+        """Save the state after ``step`` optimizer steps; every rank must call this.
+
+        Args:
+            tensors: model and optimizer state; each rank holds its shards.
+            state: the rest, the same on all ranks.
+
+        Raises:
+            UserError: this checkpoint does not fit on the disk, or the one before failed.
+        """
+        self.wait()
+        needed = sum(gather_objects(local_bytes(tensors)))
+        on_rank_zero(lambda: self._check_room(step, int(needed * _MARGIN)))
+        if not self.asynchronous:
+            self._write(step, tensors, state)
             return
-        loss = float(trainer.callback_metrics.get("val/loss", float("inf")))
-        # The best loss so far lies beside the weights and not in a checkpoint: a checkpoint is
-        # written before the validation of its own step.
-        record = self.directory / "best.json"
-        best = json.loads(record.read_text())["loss"] if record.exists() else float("inf")
-        if trainer.strategy.broadcast(loss < best):
-            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=True)
-            if trainer.is_global_zero:
-                record.write_text(json.dumps({"loss": loss, "step": trainer.global_step}))
+        staged = BlockingAsyncStager().stage(tensors)
+        pending: Future[None] = Future()
+        self._pending = pending
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
+        def work() -> None:
+            try:
+                self._write(step, staged, state)
+                pending.set_result(None)
+            except BaseException as error:
+                pending.set_exception(error)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning acts on SIGTERM between steps; Ctrl-C may strike inside the optimizer.
-        if isinstance(exception, SIGTERMException):
-            self.save(trainer)
+        # A daemon: the program's end waits for the writer only where it says so.
+        threading.Thread(target=work, name="checkpoint", daemon=True).start()
 
-    def save(self, trainer: L.Trainer) -> None:
-        """Save the state after ``trainer.global_step`` steps and drop what is too old."""
-        if trainer.global_step != self._saved_step:
-            trainer.save_checkpoint(self.directory / f"step{trainer.global_step:08d}.ckpt")
-            self._saved_step = trainer.global_step
-        if trainer.is_global_zero:
-            for _, old in _resumable(self.directory)[: -self.keep]:
-                if old.is_dir():  # a sharded one
-                    shutil.rmtree(old)
-                else:
-                    old.unlink()
+    @property
+    def has_failed(self) -> bool:
+        """Whether the checkpoint in the background is known to have failed."""
+        done = self._pending is not None and self._pending.done()
+        return done and self._pending.exception() is not None  # type: ignore[union-attr]
 
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the checkpoint in the background is on disk.
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, to disk, then renames: a killed write leaves no checkpoint."""
+        Raises:
+            UserError: it could not be written.
+            TimeoutError: ``seconds`` have passed.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result(seconds)
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+    def _prepare(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in self.directory.glob("step*.partial"):
+                shutil.rmtree(left)
+            probe = self.directory / "probe.partial"
+            probe.write_bytes(b"0")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"checkpoints cannot be written: {error}. {_WAY_OUT}") from None
+
+    def _check_room(self, step: int, needed: int) -> None:
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"no room for the checkpoint of step {step}: {self.directory} has "
+                f"{free / 2**30:.2f} GiB free, {needed / 2**30:.2f} GiB are needed. {_WAY_OUT}"
+            )
+
+    def _write(self, step: int, tensors: dict[str, Any], state: Mapping[str, Any]) -> None:
+        target = self.directory / f"step{step:08d}"
         partial = target.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+                dcp.save(
+                    tensors,
+                    storage_writer=FileSystemWriter(partial, overwrite=True),
+                    process_group=self._group,
+                )
+            mine = [(f.name, f.stat().st_size, _crc32(f)) for f in _own_files(partial)]
+            files = [entry for part in gather_objects(mine, self._group) for entry in part]
+            on_rank_zero(lambda: self._commit(partial, target, files, state), self._group)
+        except (Exception, CheckpointException) as error:
+            cause = _root_cause(error)
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {self.directory}: "
+                f"{type(cause).__name__}: {cause}. {_WAY_OUT}"
+            ) from error
+
+    def _commit(
+        self, partial: Path, target: Path, files: list[Any], state: Mapping[str, Any]
+    ) -> None:
+        with (partial / STATE_FILE).open("wb") as file:
+            torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
+        own = partial / STATE_FILE
+        files.append((own.name, own.stat().st_size, _crc32(own)))
+        manifest = {name: {"bytes": size, "crc32": crc} for name, size, crc in sorted(files)}
+        with (partial / MANIFEST_FILE).open("w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
+        _sync_directory(self.directory)
+        for _, old in checkpoints(self.directory)[: -self.keep]:
+            (old / MANIFEST_FILE).unlink(missing_ok=True)  # from here on it is none
+            shutil.rmtree(old)
+
+
+_WAY_OUT = (
+    "What was saved before is untouched: make room or mend the directory and go on with "
+    "resume=auto, or write elsewhere with paths.runs=DIRECTORY"
+)
+
+
+def load(directory: Path, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint's tensors into ``tensors``, in place; returns the rest of its state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        dcp.load(tensors, storage_reader=FileSystemReader(directory))
+    return torch.load(directory / STATE_FILE, weights_only=True, map_location="cpu")
+
+
+def checkpoints(directory: Path) -> list[tuple[int, Path]]:
+    """(steps done, directory) of all checkpoints there, oldest first; none of them is checked."""
+    found = [(_NAME.fullmatch(path.name), path) for path in directory.glob("step*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def newest_checkpoint(directory: Path) -> tuple[int, Path] | None:
-    """(steps done, file) of the latest resumable checkpoint, or None."""
-    found = _resumable(directory)
-    return found[-1] if found else None
+    """(steps done, directory) of the newest whole checkpoint, or None where there is none at all.
+
+    Every rank must call this and reads a share of the files. A damaged checkpoint is reported and
+    the one before it is taken.
+
+    Raises:
+        UserError: there are checkpoints and all are damaged.
+    """
+    found = on_rank_zero(lambda: checkpoints(directory))
+    for step, path in reversed(found):
+        faults = [fault for part in gather_objects(damage(path)) for fault in part]
+        if not faults:
+            return step, path
+        if is_rank_zero():
+            print(f"warning: {path} is damaged ({'; '.join(faults[:3])})", file=sys.stderr)
+    if found:
+        raise UserError(
+            f"all {len(found)} checkpoint(s) in {directory} are damaged. Put a copy back, or "
+            "start the run again with overwrite=true"
+        )
+    return None
 
 
-def _resumable(directory: Path) -> list[tuple[int, Path]]:
-    matches = [(re.fullmatch(r"step(\d+)\.ckpt", f.name), f) for f in directory.glob("step*")]
-    return sorted((int(match[1]), file) for match, file in matches if match)
+def damage(directory: Path) -> list[str]:
+    """What is wrong with this rank's share of a checkpoint's files; empty when nothing is."""
+    rank, ranks = world()
+    try:
+        manifest = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"{MANIFEST_FILE}: {error}"] if rank == 0 else []
+    faults = []
+    for name in sorted(manifest)[rank::ranks]:
+        file, wanted = directory / name, manifest[name]
+        if not file.is_file():
+            faults.append(f"{name} is missing")
+        elif file.stat().st_size != wanted["bytes"]:
+            faults.append(f"{name} has {file.stat().st_size} of {wanted['bytes']} bytes")
+        elif _crc32(file) != wanted["crc32"]:
+            faults.append(f"{name} has another checksum")
+    return faults
+
+
+def local_bytes(tensors: Any) -> float:
+    """Bytes that this rank adds to a checkpoint of ``tensors``; replicas count once over all
+    ranks."""
+    if isinstance(tensors, Mapping):
+        return sum(map(local_bytes, tensors.values()))
+    if isinstance(tensors, DTensor):
+        copies = tensors.device_mesh.size() * tensors.to_local().numel() / max(tensors.numel(), 1)
+        return tensors.to_local().nbytes / max(copies, 1.0)
+    if isinstance(tensors, torch.Tensor):
+        return tensors.nbytes / world()[1]
+    return 0
+
+
+def _own_files(directory: Path) -> list[Path]:
+    """The files that this rank has just written (rank 0: the metadata too)."""
+    rank, _ = world()
+    return [*directory.glob(f"__{rank}_*"), *([directory / ".metadata"] if rank == 0 else [])]
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    # DCP wraps what each rank met: CheckpointException({rank: (error, traceback)}).
+    failures = getattr(error, "failures", None)
+    if failures:
+        return _root_cause(next(iter(failures.values()))[0])
+    return _root_cause(error.__cause__) if error.__cause__ is not None else error

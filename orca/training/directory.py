@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import UserError
-from orca.training.checkpoint import newest_checkpoint
 from orca.training.export import HANDOFF_FILE, check_handoff
 
 RESULTS_FILE = "results.json"
@@ -24,8 +23,8 @@ MAY_DIFFER = (
 """Options that may change when a run is resumed: they change numbers by rounding at most."""
 
 
-def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path] | None]:
-    """What is in a stage's directory: (is finished, checkpoint to go on from with its steps).
+def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
+    """What is in a stage's directory: (is finished, is to be gone on with).
 
     Changes nothing; :func:`start_run` does, once all else has been built.
 
@@ -40,7 +39,7 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path
     saved = directory / CONFIG_FILE
     finished = (directory / RESULTS_FILE).exists()
     if not saved.exists() or config.overwrite:
-        return False, None
+        return False, False
     if not config.resume:
         raise UserError(
             f"{directory} holds {'a finished' if finished else 'an unfinished'} run. Go on with "
@@ -52,7 +51,7 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, tuple[int, Path
             f"{directory} was made with another configuration ({'; '.join(differing)}). "
             "Start another with run=NAME, or replace it with overwrite=true"
         )
-    return finished, newest_checkpoint(directory / "checkpoints")
+    return finished, True
 
 
 def start_run(directory: Path, config: DictConfig) -> None:

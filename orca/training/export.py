@@ -16,7 +16,16 @@ from orca.errors import UserError
 HANDOFF_FILE = "orca.json"
 
 
-def export(
+def export(module: Any, tokenizer: Any, directory: Path, **options: Any) -> dict[str, Any]:
+    from orca.training.ranks import on_rank_zero
+    from orca.training.sharding import full_state
+
+    causal_lm = module.student.causal_lm
+    state = full_state(causal_lm)
+    return on_rank_zero(lambda: _export(causal_lm, state, tokenizer, directory, **options))
+
+
+def _export(
     causal_lm: Any,
     state: Mapping[str, torch.Tensor],
     tokenizer: Any,

@@ -8,27 +8,26 @@ target tokens is divided by the target tokens of the whole step, over all micro-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from orca.errors import UserError
 from orca.stream import IGNORED, MicroBatch, StepBatch
 from orca.training.attention import choose_backend, implementation
+from orca.training.guards import NonFiniteLoss, report_incident
 from orca.training.loggers import log_step
 from orca.training.optimizer import AdamW, Schedule
 from orca.training.pretrained import Pretrained, prepare_model
-from orca.training.ranks import is_rank_zero
+from orca.training.ranks import gather_objects, is_rank_zero
 from orca.training.sharding import load_shards, shard
+from orca.training.strategies import FullySharded, Replicated
 from orca.training.student import Student
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient norm is no number; names the examples of the step."""
 
 
 class ExplanationTuning(L.LightningModule):
@@ -42,6 +41,8 @@ class ExplanationTuning(L.LightningModule):
         gradient_clip: largest norm of the whole gradient; 0 for none.
         lr_scale: factor on the optimizer's learning rate for this stage.
         loss_chunk: target positions whose logits exist at once.
+        max_skipped_steps: steps in a row whose loss or gradient is no number before the run ends;
+            until then each is skipped and its examples are written to ``incidents.jsonl``.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ExplanationTuning(L.LightningModule):
         gradient_clip: float = 1.0,
         lr_scale: float = 1.0,
         loss_chunk: int = 1024,
+        max_skipped_steps: int = 3,
         start_from: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -64,6 +66,8 @@ class ExplanationTuning(L.LightningModule):
                 f"gradient_clip={gradient_clip} must not be negative and loss_chunk={loss_chunk} "
                 "must be at least 1"
             )
+        if max_skipped_steps < 1:
+            raise UserError(f"max_skipped_steps={max_skipped_steps} must be at least 1")
         self.automatic_optimization = False
         self.pretrained = pretrained
         self.tokenizer = tokenizer
@@ -74,8 +78,14 @@ class ExplanationTuning(L.LightningModule):
         self.lr_scale = lr_scale
         self.loss_chunk = loss_chunk
         self.start_from = start_from
+        self.max_skipped_steps = max_skipped_steps
         self.seed = seed
         self.backend = ""
+        self.export: Callable[[Path], Any] = _no_export  # set by the program
+        self.stop_requested = False  # on this rank
+        self.stopping = False  # agreed by all ranks, in the last step
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
         self._validation = (0.0, 0)
 
     def configure_model(self) -> None:
@@ -88,17 +98,19 @@ class ExplanationTuning(L.LightningModule):
         self.backend, reason = choose_backend(self.attention, device)
         if is_rank_zero():
             print(f"attention: {self.backend} ({reason})", flush=True)
-        sharded = bool(self._trainer) and isinstance(self.trainer.strategy, ModelParallelStrategy)
+        strategy = self.trainer.strategy if self._trainer else None
+        sharded = isinstance(strategy, FullySharded)
         on_meta = sharded and source.path != "random"
         model = source.meta_model() if on_meta else source.model(self.seed)
         prepare_model(model, self.tokenizer, self.pretrained.embedding_multiple)
         model.set_attn_implementation(implementation(self.backend))
         self.student = Student(model, self.loss_chunk).train()
-        if sharded:
+        if isinstance(strategy, FullySharded):
             half = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
-            shard(self.student, self.device_mesh["data_parallel"], half)  # type: ignore[index]
-        if on_meta:
-            load_shards(model, source.directory(), device)
+            shard(self.student, strategy.mesh, half, strategy.reduce_dtype, strategy.cpu_offload)
+            if on_meta:
+                home = torch.device("cpu") if strategy.cpu_offload else device
+                load_shards(model, source.directory(), home)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer.build(self.student, self.lr_scale)
@@ -107,34 +119,88 @@ class ExplanationTuning(L.LightningModule):
         # Seeded by the step and not by what came before it, so that dropout resumes exactly too.
         torch.manual_seed(self.seed + 1_000_003 * self.trainer.global_step + self.global_rank)
         optimizer = self.optimizers()
-        total = torch.zeros((), device=self.device)
-        for micro in batch.micro_batches:
-            loss = self.student(micro) / batch.num_targets
-            # Ranks average their gradients; the loss is already divided by all ranks' targets.
-            self.manual_backward(loss * self.trainer.world_size)
-            total += loss.detach()
-        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        losses = self._backward(batch)
+        sums = torch.stack([torch.stack(losses).sum(), losses[0].new_tensor(self.stop_requested)])
+        total, stop = self.trainer.strategy.reduce(sums, reduce_op="sum").unbind()
         norm = torch.nn.utils.clip_grad_norm_(
             self.student.parameters(), self.gradient_clip or float("inf")
         )
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        self._stop_if_not_finite(total, norm, batch)
-        factor = self.scheduler(self.progress(batch))
-        for group in optimizer.param_groups:  # type: ignore[union-attr]
-            group["lr"] = self.optimizer.lr * self.lr_scale * factor
-        optimizer.step()  # type: ignore[union-attr]
+        lr = self.optimizer.lr * self.lr_scale * self.scheduler(self.progress(batch))
+        # The step's one synchronisation with the device.
+        is_finite, self.stopping = torch.stack(
+            [torch.isfinite(total) & torch.isfinite(norm), stop > 0]
+        ).tolist()
+        if is_finite:
+            for group in optimizer.param_groups:  # type: ignore[union-attr]
+                group["lr"] = lr
+            optimizer.step()  # type: ignore[union-attr]
+            self._skipped_in_a_row = 0
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.trainer.datamodule.step_done(batch)  # type: ignore[attr-defined]
+        if not is_finite:
+            self._skip(float(total), float(norm), losses, batch)
+            return
         log_step(
             self,
             {
                 "train/loss": total,
                 "train/gradient_norm": norm,
-                "train/lr": self.optimizer.lr * self.lr_scale * factor,
+                "train/lr": lr,
                 "data/progress": batch.progress[1],
             },
         )
+
+    def _backward(self, batch: StepBatch) -> list[torch.Tensor]:
+        """Gradients of the step; this rank's part of its loss, by micro-batch."""
+        losses = []
+        for number, micro in enumerate(batch.micro_batches, start=1):
+            loss = self.student(micro) / batch.num_targets
+            strategy = self.trainer.strategy
+            # FSDP reduces in every micro-batch: to wait would keep whole gradients.
+            waits = isinstance(strategy, Replicated) and number < len(batch.micro_batches)
+            with strategy.block_backward_sync() if waits else nullcontext():  # type: ignore[attr-defined]
+                # Ranks average their gradients; the loss is divided by all ranks' targets.
+                self.manual_backward(loss * self.trainer.world_size)
+            losses.append(loss.detach())
+        return losses
+
+    def _skip(self, loss: float, norm: float, losses: list[torch.Tensor], batch: StepBatch) -> None:
+        """Report a step that could not be taken; end the run after too many in a row."""
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        bad = [
+            name
+            for value, micro in zip(losses, batch.micro_batches, strict=True)
+            if not torch.isfinite(value)
+            for name in micro.example_ids
+        ]
+        ids = [name for part in gather_objects(bad) for name in part] or batch.example_ids
+        step = self.trainer.global_step
+        report_incident(
+            Path(self.trainer.default_root_dir),
+            f"step {step} was skipped: loss {loss}, gradient norm {norm}",
+            {"kind": "not finite", "step": step, "loss": loss, "gradient_norm": norm},
+            ids,
+        )
+        skipped = {"guards/skipped_steps": float(self.skipped_steps)}
+        self.log_dict(skipped, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(skipped, max(step - 1, 0))
+        if self._skipped_in_a_row == self.max_skipped_steps:
+            raise NonFiniteLoss(
+                f"step {step}: loss {loss}, gradient norm {norm}, and no number either in the "
+                f"{self._skipped_in_a_row - 1} step(s) tried before it. The examples of these "
+                "steps are in incidents.jsonl; look at them, and go on with a lower optimizer.lr "
+                "or without them. Nothing was updated by these steps"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = (self.skipped_steps, self._skipped_in_a_row)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps, self._skipped_in_a_row = checkpoint["skipped"]
 
     def progress(self, batch: StepBatch) -> float:
         """Where the middle of the step stands in the run, by rows read or, where that ends the
@@ -158,11 +224,6 @@ class ExplanationTuning(L.LightningModule):
         total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         self.log("val/loss", total / max(count, 1), prog_bar=True)
 
-    def _stop_if_not_finite(self, loss: torch.Tensor, norm: torch.Tensor, batch: StepBatch) -> None:
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
-            return
-        raise NonFiniteLoss(
-            f"step {self.trainer.global_step}: loss {float(loss)}, gradient norm {float(norm)}. "
-            f"The step's examples are: {', '.join(batch.example_ids)}. Nothing was updated by it; "
-            "look at these traces, and train again with a lower optimizer.lr or without them"
-        )
+
+def _no_export(directory: Path) -> None:
+    raise AssertionError("no one has said how this module is exported")

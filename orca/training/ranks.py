@@ -1,30 +1,48 @@
 """Several ranks: how they are started, and how they agree.
 
-A run on several devices is started in one way: `train.py` starts `torchrun` for itself with the
-options of this one job. So the ranks of a job share its directory, a job of a sweep does not start
-the sweep again, and `torchrun` and SLURM on many nodes (which start the ranks themselves) need no
-other path.
+A run on several devices is started in one way: `train.py` starts torchrun's agent for itself with
+the options of this one job. So the ranks of a job share its directory, a job of a sweep does not
+start the sweep again, and `torchrun` and SLURM on many nodes (which start the ranks themselves)
+need no other path.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from orca.errors import UserError
+from orca.errors import UNFINISHED_STATUS, Unfinished, UserError
+
+STOP_SIGNALS = "SIGTERM,SIGUSR1,SIGINT,SIGHUP,SIGQUIT"
+"""What the agent passes on to its ranks; :mod:`orca.training.preemption` answers it there."""
+
+SECONDS_TO_SAVE = "180"
+"""How long ranks that were told to stop may take for their last checkpoint."""
 
 
 def is_rank() -> bool:
     """Whether a launcher (torchrun or SLURM with several tasks) has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    # SLURM_NTASKS would not do: a batch script without srun has it too, and is alone.
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return "TORCHELASTIC_RUN_ID" in os.environ or tasks > 1
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this rank again after a failure (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def needs_ranks(config: DictConfig) -> bool:
@@ -43,10 +61,11 @@ def needs_ranks(config: DictConfig) -> bool:
         )
     several = config.trainer.devices != 1 or config.trainer.num_nodes != 1
     if config.strategy.name == "single":
-        if several:
+        if several or is_rank():
             raise UserError(
                 f"strategy=single trains on one device, trainer.devices={config.trainer.devices} "
-                f"on {config.trainer.num_nodes} node(s) is asked for. Take strategy=fsdp"
+                f"on {config.trainer.num_nodes} node(s) is asked for"
+                f"{', by a launcher of several ranks' if is_rank() else ''}. Take strategy=fsdp"
             )
         return False
     if is_rank():
@@ -63,49 +82,109 @@ def start_ranks(program: str, overrides: list[str], devices: int | str) -> None:
     """Run ``program`` on ``devices`` local ranks (a number, or ``auto`` for all GPUs) and wait.
 
     Raises:
+        Unfinished: the run stopped early (a signal, a time limit) or lost a rank, and can go on.
         UserError: a rank failed (its own message is above).
     """
     if devices in ("auto", -1):
         devices = torch.cuda.device_count() or 1
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={devices}", program, *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    failed = subprocess.run(command, env=environment, check=False).returncode
-    if failed:
-        raise UserError(f"the ranks ended with status {failed}; the first error is above")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=int(devices),
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle=STOP_SIGNALS,
+    )
+    try:
+        elastic_launch(config, sys.executable)(program, *overrides)
+    except SignalException as stop:
+        raise Unfinished(
+            f"told to stop ({stop.sigval.name}); the ranks' last checkpoint is where resume=auto "
+            "goes on"
+        ) from None
+    except ChildFailedError as error:
+        raise _explain({rank: f.exitcode for rank, f in error.failures.items()}) from None
 
 
-def join_ranks(timeout: timedelta = timedelta(minutes=30)) -> None:
-    """Connect this rank with the others, over gloo for CPU tensors and NCCL for CUDA tensors."""
+def _explain(statuses: dict[int, int]) -> Exception:
+    """What became of a job whose ranks ended with these exit statuses (those that failed)."""
+    if UNFINISHED_STATUS in statuses.values():
+        return Unfinished("the run stopped before its end; resume=auto goes on")
+    own = {rank: status for rank, status in statuses.items() if status > 0}
+    if own:
+        rank, status = min(own.items())
+        return UserError(f"rank {rank} ended with status {status}; its first error is above")
+    rank, status = min(statuses.items())
+    return Unfinished(
+        f"rank {rank} was killed ({signal.Signals(-status).name}; SIGKILL without a cause is often "
+        "the machine out of memory). resume=auto goes on from the last checkpoint"
+    )
+
+
+def join_ranks(timeout: timedelta) -> None:
+    """Connect this rank with the others, over gloo for CPU tensors and NCCL for CUDA tensors.
+
+    Args:
+        timeout: how long a collective may wait for the other ranks.
+    """
     if dist.is_initialized() or not is_rank():
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if "RANK" not in os.environ:  # SLURM names them differently
-        os.environ.setdefault("RANK", os.environ["SLURM_PROCID"])
-        os.environ.setdefault("WORLD_SIZE", os.environ["SLURM_NTASKS"])
-        os.environ.setdefault("LOCAL_RANK", os.environ["SLURM_LOCALID"])
+    if "RANK" not in os.environ:  # SLURM has names of its own
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]
+        os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
+        os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+        os.environ["GROUP_RANK"] = os.environ["SLURM_NODEID"]
+        os.environ.setdefault("MASTER_ADDR", slurm.main_address)
+        os.environ.setdefault("MASTER_PORT", str(slurm.main_port))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timeout)
+
+
+def world() -> tuple[int, int]:
+    """(this rank, number of ranks)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def is_rank_zero() -> bool:
     """Whether this process speaks for the run."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return world()[0] == 0
 
 
-def on_rank_zero(function: Callable[[], Any]) -> Any:
-    """What ``function`` returns on rank 0, on every rank; its :class:`UserError` too."""
+def gather_objects(value: Any, group: Any = None) -> list[Any]:
+    """``value`` of every rank, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world()[1]
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def on_rank_zero(function: Callable[[], Any], group: Any = None) -> Any:
+    """What ``function`` returns on rank 0, on every rank; its errors too, as :class:`UserError`
+    or, where they are none, as a :class:`RuntimeError` on the others."""
     if not dist.is_initialized():
         return function()
-    result: list[Any] = [None, None]
+    outcome: list[Any] = [None, None, None]
+    own: BaseException | None = None
     if is_rank_zero():
         try:
-            result = [function(), None]
-        except UserError as error:
-            result = [None, str(error)]
+            outcome[0] = function()
         except BaseException as error:  # the others must not wait for ever
-            dist.broadcast_object_list([None, f"rank 0 failed: {error!r}"], src=0)
-            raise
-    dist.broadcast_object_list(result, src=0)
-    if result[1] is not None:
-        raise UserError(result[1])
-    return result[0]
+            own = error
+            outcome[1 if isinstance(error, UserError) else 2] = str(error) or repr(error)
+    dist.broadcast_object_list(outcome, src=0, group=group)
+    if own is not None:
+        raise own
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    if outcome[2] is not None:
+        raise RuntimeError(f"rank 0 failed: {outcome[2]}")
+    return outcome[0]

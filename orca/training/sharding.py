@@ -7,19 +7,21 @@ safetensors files, so no rank ever holds the whole model.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -27,50 +29,29 @@ from orca.errors import UserError
 from orca.training.student import Student
 
 
-class FullyShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all ranks of all nodes, with checkpoints that are whole or absent.
-
-    Args:
-        timeout_minutes: how long a rank waits for the others before it gives up.
-    """
-
-    def __init__(self, timeout_minutes: float = 30) -> None:
-        super().__init__(1, 1, timeout=timedelta(minutes=timeout_minutes))
-
-    def setup_environment(self) -> None:
-        # Lightning's "auto" is one data-parallel group per node; ours is the whole world.
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
-    ) -> None:
-        target = Path(self.broadcast(str(filepath)))
-        partial = target.with_suffix(".partial")
-        if self.global_rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.barrier()
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        self.barrier()
-        if self.global_rank == 0:
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
-        self.barrier()
-
-
-def shard(student: Student, mesh: Any, compute_dtype: torch.dtype | None) -> None:
+def shard(
+    student: Student,
+    mesh: DeviceMesh,
+    compute_dtype: torch.dtype | None,
+    reduce_dtype: torch.dtype = torch.float32,
+    cpu_offload: bool = False,
+) -> None:
     """Shard every decoder layer, then the rest, over ``mesh``.
 
     Args:
-        compute_dtype: of the gathered parameters; gradients are reduced in float32. None keeps
-            the parameters' own.
+        mesh: of one dimension, or of two: (replicate, shard).
+        compute_dtype: of the gathered parameters; None keeps the parameters' own.
+        reduce_dtype: of the sum of gradients over ranks; the optimizer gets float32 either way.
+        cpu_offload: keep the shards in host memory.
     """
-    policy = MixedPrecisionPolicy()
+    options: dict[str, Any] = {"mesh": mesh}
     if compute_dtype is not None:
-        policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+        options["mp_policy"] = MixedPrecisionPolicy(compute_dtype, reduce_dtype)
+    if cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy()
     for layer in student.causal_lm.base_model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(student, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, **options)
+    fully_shard(student, **options)
 
 
 def load_shards(model: Any, directory: Path, device: torch.device) -> None:

@@ -5,28 +5,40 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import Unfinished, UserError
 from orca.stream import TraceDataModule
-from orca.training.checkpoint import AtomicCheckpointIO
+from orca.training.checkpoint import newest_checkpoint
 from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
 from orca.training.export import export
 from orca.training.loggers import MetricsCsv
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
-from orca.training.ranks import join_ranks, on_rank_zero
+from orca.training.ranks import is_rank_zero, is_restarted, join_ranks, on_rank_zero, world
 from orca.training.report import git_commit, model_card, plot_loss, summarise
-from orca.training.sharding import full_state
+from orca.training.saving import CHECKPOINTS
+from orca.training.stopping import StopSignals, Watchdog
+from orca.training.strategies import TIMEOUT_MINUTES, OneDevice, check_strategy
 
 SET_BY_PROGRAM: dict[str, Any] = {
     "max_epochs": 1,  # one fit "epoch" is the whole stage: epochs are the stream's
@@ -72,11 +84,19 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     directory = Path(config.paths.run_dir) / name
     own = copy.deepcopy(config)
     own.stages = {name: config.stages[name]}  # what the other stages are does not matter here
-    join_ranks()
-    finished, checkpoint = on_rank_zero(lambda: open_run(directory, own))
+    if is_restarted():
+        own.resume, own.overwrite = "auto", False
+    minutes = OmegaConf.select(config, "strategy.strategy.timeout_minutes") or TIMEOUT_MINUTES
+    # A little longer than the watchdog's patience, which can say who is stuck.
+    join_ranks(timedelta(minutes=1.25 * minutes))
+    stop = StopSignals()
+    stop.install()
+    finished, resuming = on_rank_zero(lambda: open_run(directory, own))
     if finished:
-        print(f"{directory} is finished; its results stand.", flush=True)
+        if is_rank_zero():
+            print(f"{directory} is finished; its results stand.", flush=True)
         return json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
+    checkpoint = newest_checkpoint(directory / CHECKPOINTS) if resuming else None
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed} must lie between 0 and 2³² - 1")
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -101,59 +121,63 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         gradient_clip=config.gradient_clip,
         lr_scale=stage.lr_scale,
         loss_chunk=config.loss_chunk,
+        max_skipped_steps=config.max_skipped_steps,
         start_from=start_from,
         seed=config.seed,
     )
     validate = bool(datamodule.held_out_packs())
     if checkpoint is None:
         on_rank_zero(lambda: start_run(directory, own))
-    trainer = build_trainer(config, name, directory)
+    write = partial(
+        export,
+        module,
+        tokenizer,
+        dtype=pretrained.export_dtype,
+        stage=name,
+        fingerprint=fingerprint,
+    )
+    module.export = partial(write, card=f"The weights of the lowest held-out loss in {name}.\n")
+    trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes)])
     _announce(config, name, stage, start_from, trainer, datamodule)
 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
     csv.cut(checkpoint[0] if checkpoint else 0)
-    if checkpoint is not None:
+    if checkpoint is not None and is_rank_zero():
         print(f"resuming after step {checkpoint[0]} from {checkpoint[1]}", flush=True)
-    elif validate:
+    if checkpoint is None and validate:
         trainer.validate(module, datamodule, verbose=False)
     _fit(trainer, module, datamodule, checkpoint, directory)
     if validate:
         trainer.validate(module, datamodule, verbose=False)
-    state = full_state(module.student.causal_lm)
+    results = on_rank_zero(lambda: _summarise(directory, datamodule, name))
+    results["handoff"] = write(directory / "hf", card=model_card(config, name, results, datamodule))
     if not trainer.is_global_zero:
         return {}
-
-    datamodule.save_card(directory)
-    plot_loss(directory)
-    results = summarise(directory, datamodule, name)
-    results["handoff"] = export(
-        module.student.causal_lm,
-        state,
-        tokenizer,
-        directory / "hf",
-        dtype=pretrained.export_dtype,
-        stage=name,
-        fingerprint=fingerprint,
-        card=model_card(config, name, results, datamodule),
-    )
     (directory / RESULTS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
     _finish_wandb(trainer, results, directory)
     return results
 
 
-def build_trainer(config: DictConfig, name: str, directory: Path) -> L.Trainer:
+def build_trainer(
+    config: DictConfig, name: str, directory: Path, fixed_callbacks: Sequence[Callback] = ()
+) -> L.Trainer:
     """The Lightning Trainer of a stage, with this project's fixed choices."""
-    device = _device(config.trainer.accelerator)
+    device = _device(config.trainer.accelerator, config.trainer.devices)
     precision, reason = choose_precision(config.precision, device)
     on_rank_zero(lambda: print(f"device: {device}; precision: {precision} ({reason})", flush=True))
-    strategy = config.strategy.strategy
+    strategy = OneDevice(device)
+    environment: ClusterEnvironment = LightningEnvironment()
+    if config.strategy.strategy is not None:
+        strategy = instantiate(config.strategy.strategy)
+        check_strategy(strategy, device, world()[1], precision)
+        environment = TorchElasticEnvironment()  # join_ranks has seen to its variables
     loggers: list[Any] = [MetricsCsv(directory)]
     if config.logger is not None and "_target_" in config.logger:
         place = {"directory": str(directory), "name": f"{config.run}-{name}"}
         loggers.append(instantiate(config.logger, **place))
         resolved = OmegaConf.to_container(config, resolve=True)
         loggers[-1].log_hyperparams({"config": resolved, "git_commit": git_commit()})
-    callbacks = [
+    callbacks = [*fixed_callbacks] + [
         instantiate(callback, **_directory(callback, directory))
         for callback in config.callbacks.values()
         if callback is not None
@@ -169,11 +193,11 @@ def build_trainer(config: DictConfig, name: str, directory: Path) -> L.Trainer:
         return L.Trainer(
             **options,
             **SET_BY_PROGRAM,
-            strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
+            strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
             logger=loggers,
             callbacks=callbacks,
-            plugins=[] if isinstance(strategy, DictConfig) else [AtomicCheckpointIO()],
+            plugins=[environment],
             default_root_dir=directory,
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
@@ -195,7 +219,7 @@ def _fit(
     except MisconfigurationException as error:
         raise UserError(f"the Trainer refuses its configuration: {error}") from None
     except SIGTERMException:
-        stopped = "told to stop (SIGTERM)"
+        stopped = "told to stop"
     except KeyboardInterrupt:
         stopped = "interrupted"
     enough = 0 < trainer.max_steps <= trainer.global_step
@@ -206,6 +230,12 @@ def _fit(
         f"{stopped} after step {trainer.global_step}, {done:.0%} of the data. Nothing in "
         f"{directory} is lost: the same command with resume=auto goes on from the last checkpoint"
     )
+
+
+def _summarise(directory: Path, datamodule: TraceDataModule, name: str) -> dict[str, Any]:
+    datamodule.save_card(directory)
+    plot_loss(directory)
+    return summarise(directory, datamodule, name)
 
 
 def _announce(
@@ -234,12 +264,16 @@ def _announce(
         print("\n".join(lines), flush=True)
 
 
-def _device(accelerator: str) -> torch.device:
+def _device(accelerator: str, devices: Any) -> torch.device:
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         if torch.backends.mps.is_available():
             accelerator = "mps"
-    return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
+    kind = {"gpu": "cuda"}.get(accelerator, accelerator)
+    if kind != "cuda":
+        return torch.device(kind)
+    alone = devices[0] if isinstance(devices, Sequence) and len(devices) == 1 else 0
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", alone)))
 
 
 def _directory(callback: DictConfig, directory: Path) -> dict[str, str]:
