@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import json
 import logging
 import os
 import re
@@ -40,6 +41,9 @@ FAILED = float("inf")
 
 USER_ERRORS = (UserError, HydraException, MissingMandatoryValue, InterpolationResolutionError)
 
+ARGUMENTS_VARIABLE = "ORCA_ARGUMENTS"
+"""The command line, for jobs of a sweep that a launcher starts in processes of its own."""
+
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
 
@@ -53,7 +57,8 @@ def job_options() -> list[str]:
 def sweep_job_name(number: Any) -> str:
     """Directory of a job of a sweep: the options that the command line varies, or its number."""
     parser = OverridesParser.create()
-    given = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+    arguments = json.loads(os.environ.get(ARGUMENTS_VARIABLE, "[]"))
+    given = [text for text in arguments if "=" in text and not text.startswith("-")]
     swept = {o.key_or_group for o in parser.parse_overrides(given) if o.is_sweep_override()}
     job = parser.parse_overrides(list(HydraConfig.get().overrides.task))
     parts = [f"{o.key_or_group}={o.get_value_string()}" for o in job if o.key_or_group in swept]
@@ -69,6 +74,7 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     job of a multirun). A :class:`UserError` or a wrong option ends the program with a sentence
     and exit status 2, a run that stopped early with status 75."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
+    os.environ[ARGUMENTS_VARIABLE] = json.dumps(sys.argv[1:])
     decorated = hydra.main(
         version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name=config_name
     )

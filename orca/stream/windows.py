@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from orca.errors import UserError
+from orca.errors import Unfinished, UserError
 from orca.stream.encode import Encoder, Example
 from orca.traces import BadRow, Trace, TraceSource
 
@@ -138,6 +138,7 @@ def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterat
 
     Raises:
         UserError: a row is bad and the policy is ``fail``.
+        Unfinished: a worker was killed.
     """
     loader = DataLoader(
         dataset,
@@ -148,7 +149,20 @@ def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterat
         prefetch_factor=2 if num_workers else None,
         worker_init_fn=_end_with_parent,
     )
-    for window in loader:
+    windows = iter(loader)
+    while True:
+        try:
+            window = next(windows)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise Unfinished(
+                f"a tokenising process was lost ({str(error).splitlines()[0]}). Where nobody "
+                "killed it the machine may be out of memory: lower data.num_workers. resume=auto "
+                "goes on from the last checkpoint"
+            ) from None
         if window.error is not None:
             raise UserError(window.error)
         yield window

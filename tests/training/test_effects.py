@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_stage import FAST, train
 
 from orca.errors import Unfinished, UserError
-from orca.training import Cosine, HeldOutAnswers, read_metrics
+from orca.training import Cosine, HeldOutAnswers, newest_checkpoint, read_metrics
 from orca.training.directory import open_run
 
 STEPS = [*FAST, "trainer.max_steps=6", "trainer.val_check_interval=2"]
@@ -143,9 +143,12 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(stages: Path) 
     for stage in ("flan5m_chatgpt", "flan1m_gpt4"):
         logged = values(stages / stage, "val/loss")
         trained = {step: loss for step, loss in logged.items() if step > 0}
-        best = json.loads((stages / stage / "checkpoints/best.json").read_text())
+        best = json.loads((stages / stage / "best/best.json").read_text())
         assert best["loss"] == pytest.approx(min(trained.values()))
-        assert (stages / stage / "checkpoints/best.ckpt").exists()
+        weights = load_file(stages / stage / "best/model.safetensors")
+        final = load_file(stages / stage / "hf/model.safetensors")
+        same = all(torch.equal(weights[name], final[name]) for name in final)
+        assert same == (best["step"] == 6)
 
 
 def test_weights_are_exported_in_the_configured_precision(stages: Path) -> None:
@@ -189,8 +192,9 @@ def test_a_run_out_of_time_is_unfinished_and_goes_on(tmp_path: Path) -> None:
     assert not (stage / "results.json").exists() and not (stage / "hf").exists()
     done = max(values(stage, "train/loss")) + 1
     config = compose_config(*options, "resume=auto", run_dir=tmp_path)
-    finished, checkpoint = open_run(stage, config)
-    assert not finished and checkpoint is not None and checkpoint[0] == done
+    finished, resuming = open_run(stage, config)
+    checkpoint = newest_checkpoint(stage / "checkpoints")
+    assert resuming and not finished and checkpoint is not None and checkpoint[0] == done
 
 
 def test_a_mistake_costs_neither_the_old_run_nor_the_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 
 from orca.stream import Shuffle, TraceDataModule
-from orca.training import AdamW, Constant, ExplanationTuning, NonFiniteLoss
+from orca.training import AdamW, Constant, ExplanationTuning
 
 
 class Gradients(Callback):
@@ -67,6 +67,7 @@ def fit(datamodule: TraceDataModule, tokenizer: Any, *callbacks: Callback, **cha
     )
     trainer = L.Trainer(
         accelerator="cpu",
+        default_root_dir=datamodule.source.patterns[0].rpartition("/")[0],
         max_epochs=1,
         callbacks=list(callbacks),
         logger=False,
@@ -118,18 +119,6 @@ def test_the_gradient_is_that_of_the_mean_over_all_target_tokens(
         total += count
     for got, parameter in zip(gradients.steps[0], model.parameters(), strict=True):
         torch.testing.assert_close(got, parameter.grad / total, rtol=1e-4, atol=1e-7)
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_examples(
-    tmp_path: Path, tokenizer: Any
-) -> None:
-    class Poison(Callback):
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, i: int) -> None:
-            if i == 1:
-                next(pl_module.student.parameters()).data.fill_(float("nan"))
-
-    with pytest.raises(NonFiniteLoss, match=r"step 1: loss nan.*t\d+, t\d+"):
-        fit(data(tmp_path, tokenizer), tokenizer, Poison())
 
 
 def test_a_global_batch_that_ranks_cannot_share_is_refused(tmp_path: Path, tokenizer: Any) -> None:

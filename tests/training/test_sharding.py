@@ -1,18 +1,26 @@
-"""Real ranks on the CPU (gloo, FSDP2): the number of ranks changes nothing but rounding."""
+"""Real ranks on the CPU (gloo): strategy and number of ranks change nothing but rounding, and
+a run that loses a rank, is told to stop or hangs says so and goes on where it was."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
 from orca.config import CONF_DIR
-from orca.training import newest_checkpoint, read_metrics
+from orca.training import newest_checkpoint, read_metrics, weights_hash
 
 ROOT = CONF_DIR.parent
 OPTIONS = [
@@ -29,19 +37,23 @@ OPTIONS = [
 ]
 
 
-def train(runs: Path, name: str, *options: str) -> Path:
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *OPTIONS,
-        f"paths.runs={runs}",
-        f"run={name}",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def command(runs: Path, name: str, *options: str) -> list[str]:
+    return [str(ROOT / "train.py"), *OPTIONS, f"paths.runs={runs}", f"run={name}", *options]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def train(runs: Path, name: str, *options: str, status: int = 0) -> Path:
     done = subprocess.run(
-        [*command, *options], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command(runs, name, *options)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == status, done.stderr[-3000:]
     return runs / name / "flan5m_chatgpt"
 
 
@@ -50,43 +62,203 @@ def losses(directory: Path) -> list[float]:
     return [value for _, name, value in rows if name == "train/loss"]
 
 
+def model_of(runs: Path) -> list[str]:
+    weights = f"model.path={runs}/base/flan5m_chatgpt/hf"
+    return ["model=hub", "model.name=t", weights, "optimizer.lr=1e-3"]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One unsharded run and one on two ranks, from the same weights on disk."""
+    """One run on one device and one on two ranks, from the same weights on disk."""
     directory = tmp_path_factory.mktemp("sharding")
     train(directory, "base", "model=tiny", "trainer.max_steps=1")
-    model = ["model=hub", "model.name=t", f"model.path={directory}/base/flan5m_chatgpt/hf"]
-    model += ["optimizer.lr=1e-3"]
-    train(directory, "one", *model)
-    train(directory, "two", *model, "strategy=fsdp", "trainer.devices=2")
+    train(directory, "one", *model_of(directory))
+    train(directory, "two", *model_of(directory), "strategy=fsdp", "trainer.devices=2")
     return directory
 
 
+def assert_same_run(ours: Path, theirs: Path, steps: int = 6) -> None:
+    assert len(losses(ours)) == steps and losses(theirs) == pytest.approx(losses(ours), rel=1e-6)
+    weights = [load_file(d / "hf/model.safetensors") for d in (ours, theirs)]
+    assert sorted(weights[0]) == sorted(weights[1])
+    assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 1e-5
+
+
 def test_two_ranks_train_as_one_and_export_the_same_weights(runs: Path) -> None:
-    one, two = runs / "one/flan5m_chatgpt", runs / "two/flan5m_chatgpt"
-    assert len(losses(one)) == 6 and losses(two) == pytest.approx(losses(one), rel=1e-6)
-    ours, theirs = (load_file(d / "hf/model.safetensors") for d in (one, two))
-    assert sorted(ours) == sorted(theirs)
-    assert max(float((ours[k] - theirs[k]).abs().max()) for k in ours) < 1e-5
+    assert_same_run(runs / "one/flan5m_chatgpt", runs / "two/flan5m_chatgpt")
 
 
-@pytest.mark.parametrize("ranks", [1, 4])
-def test_a_checkpoint_of_two_ranks_goes_on_with_another_number(
-    runs: Path, tmp_path: Path, ranks: int
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [
+        (["strategy=ddp"], 2),
+        (["strategy=ddp", "data.micro_batch=2"], 2),
+        (["strategy=hsdp", "strategy.strategy.replicas=2"], 4),
+    ],
+)
+def test_every_strategy_trains_as_one_device(
+    runs: Path, tmp_path: Path, strategy: list[str], ranks: int
 ) -> None:
-    shutil.copytree(runs / "two", tmp_path / "two")
-    stage = tmp_path / "two/flan5m_chatgpt"
+    stage = train(tmp_path, "r", *model_of(runs), *strategy, f"trainer.devices={ranks}")
+    assert_same_run(runs / "one/flan5m_chatgpt", stage)
+
+
+@pytest.mark.parametrize(
+    ("start", "options"),
+    [
+        ("two", ["strategy=fsdp", "trainer.devices=1"]),
+        ("two", ["strategy=fsdp", "trainer.devices=4"]),
+        ("two", ["strategy=single"]),
+        ("one", ["strategy=ddp", "trainer.devices=2"]),
+    ],
+)
+def test_a_checkpoint_goes_on_under_another_strategy_and_number_of_ranks(
+    runs: Path, tmp_path: Path, start: str, options: list[str]
+) -> None:
+    shutil.copytree(runs / start, tmp_path / start)
+    stage = tmp_path / start / "flan5m_chatgpt"
     (stage / "results.json").unlink()
-    shutil.rmtree(stage / "checkpoints/step00000006.ckpt")
+    shutil.rmtree(stage / "hf")
+    shutil.rmtree(stage / "checkpoints/step00000006")
     found = newest_checkpoint(stage / "checkpoints")
     assert found is not None and found[0] == 3
-    model = ["model=hub", "model.name=t", f"model.path={runs}/base/flan5m_chatgpt/hf"]
-    options = [*model, "optimizer.lr=1e-3", "strategy=fsdp", f"trainer.devices={ranks}"]
-    train(tmp_path, "two", *options, "resume=auto")
-    expected = losses(runs / "two/flan5m_chatgpt")
-    assert losses(stage) == pytest.approx(expected, rel=1e-6) and len(expected) == 6
+    train(tmp_path, start, *model_of(runs), *options, "resume=auto")
+    assert_same_run(runs / "one/flan5m_chatgpt", stage)
 
 
-def test_several_devices_without_sharding_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"strategy=single trains on one device"):
-        train(tmp_path, "x", "model=tiny", "trainer.devices=2")
+def start_and_disturb(
+    arguments: list[str],
+    stage: Path,
+    disturb: Callable[[list[psutil.Process]], Any],
+    more_environment: dict[str, str] | None = None,
+) -> tuple[int, str]:
+    """Start two ranks, disturb them after a few steps; exit status and what was said."""
+    process = subprocess.Popen(
+        arguments,
+        env=environment(**(more_environment or {})),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        if (stage / "metrics.csv").exists() and len(losses(stage)) > 4:
+            break
+        time.sleep(0.02)
+    ranks = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RANK" in child.environ() and "multiprocessing" not in " ".join(child.cmdline())
+    ]
+    assert len(ranks) == 2, "the run ended before it could be disturbed"
+    disturb(sorted(ranks, key=lambda rank: int(rank.environ()["RANK"])))
+    _, said = process.communicate(timeout=180)
+    return process.returncode, said
+
+
+LONG = ["epochs=30", "trainer.max_steps=150", "model=tiny"]
+TWO = ["strategy=fsdp", "trainer.devices=2"]
+
+
+def check_resumes(tmp_path: Path, unbroken: Path) -> None:
+    stage = train(tmp_path, "r", *LONG, *TWO, "resume=auto")
+    assert losses(stage) == losses(unbroken) and len(losses(stage)) == 150
+    assert weights_hash(stage / "hf") == weights_hash(unbroken / "hf")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("unbroken"), "r", *LONG, *TWO)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_alone_saves_on_all_and_queues_again(
+    tmp_path: Path, unbroken: Path, number: signal.Signals
+) -> None:
+    arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
+    arguments.append("callbacks.checkpoints.every_n_steps=1000")
+    stage = tmp_path / "r/flan5m_chatgpt"
+    status, said = start_and_disturb(arguments, stage, lambda ranks: ranks[1].send_signal(number))
+    found = newest_checkpoint(stage / "checkpoints")
+    assert status == 75, said
+    assert found is not None and 4 < found[0] == len(losses(stage)) < 150
+    check_resumes(tmp_path, unbroken)
+
+
+def test_a_signal_to_the_launcher_reaches_the_ranks(tmp_path: Path, unbroken: Path) -> None:
+    arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
+    stage = tmp_path / "r/flan5m_chatgpt"
+    status, said = start_and_disturb(
+        arguments, stage, lambda ranks: ranks[0].parent().send_signal(signal.SIGUSR1)
+    )
+    found = newest_checkpoint(stage / "checkpoints")
+    assert status == 75 and found is not None and found[0] == len(losses(stage)), said
+    check_resumes(tmp_path, unbroken)
+
+
+def test_a_killed_rank_is_named_and_the_run_goes_on_bitwise(tmp_path: Path, unbroken: Path) -> None:
+    arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
+    stage = tmp_path / "r/flan5m_chatgpt"
+    status, said = start_and_disturb(arguments, stage, lambda ranks: ranks[1].kill())
+    assert status == 75 and re.search(r"rank 1 was killed \(SIGKILL", said), said
+    check_resumes(tmp_path, unbroken)
+
+
+def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
+    arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
+    arguments.append("strategy.strategy.timeout_minutes=0.2")
+    stage = tmp_path / "r/flan5m_chatgpt"
+    status, said = start_and_disturb(arguments, stage, lambda ranks: ranks[1].suspend())
+    assert status != 0
+    assert re.search(r"Stuck: rank 1: .*step \d+, .*silent for \d+ s", said), said
+    assert newest_checkpoint(stage / "checkpoints") is not None
+
+
+def test_torchrun_starts_lost_ranks_again_by_itself(tmp_path: Path, unbroken: Path) -> None:
+    """The same final weights as the run that lost none, and nothing for the user to do."""
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    arguments += ["--max-restarts=1", "--nproc-per-node=2", *command(tmp_path, "r", *LONG, *TWO)]
+    stage = tmp_path / "r/flan5m_chatgpt"
+    status, said = start_and_disturb(arguments, stage, lambda ranks: ranks[0].kill())
+    assert status == 0, said
+    assert losses(stage) == losses(unbroken)
+    assert weights_hash(stage / "hf") == weights_hash(unbroken / "hf")
+
+
+def test_slurm_tasks_are_ranks(runs: Path, tmp_path: Path) -> None:
+    """Two tasks with the variables that srun sets (there is no SLURM here)."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    names = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
+    names |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "orca"}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, *command(tmp_path, "r", *model_of(runs), *TWO)],
+            env=environment(
+                **names, MASTER_PORT=port, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [task.communicate(timeout=180)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert_same_run(runs / "one/flan5m_chatgpt", tmp_path / "r/flan5m_chatgpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["trainer.devices=2"], "strategy=single trains on one device"),
+        (["strategy=hsdp", "strategy.strategy.replicas=2", "trainer.devices=2"], "replicas=2"),
+        (["strategy=fsdp", "strategy.strategy.cpu_offload=true"], "in host memory already"),
+        (["strategy=fsdp", "strategy.strategy.reduce_dtype=bfloat16"], "bf16-mixed"),
+        (["strategy=fsdp", "strategy.strategy.reduce_dtype=float8"], "float32 or bfloat16"),
+    ],
+)
+def test_choices_that_cannot_work_together_are_refused(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    with pytest.raises(AssertionError, match=words):
+        train(tmp_path, "x", "model=tiny", *options)
