@@ -52,10 +52,10 @@ def model_flops(causal_lm: Any) -> ModelFlops:
     """
     config = causal_lm.config
     layers = decoder_layers(causal_lm)
-    linear = [m.weight for m in layers.modules() if isinstance(m, nn.Linear)]
+    linear = linear_weights(layers)
     known = {id(weight) for weight in linear}
     other = [n for n, p in layers.named_parameters() if p.ndim > 1 and id(p) not in known]
-    experts = [n for n in ("num_experts", "num_local_experts", "n_routed_experts") if n in config]
+    experts = [name for name in _EXPERTS if getattr(config, name, None) is not None]
     if other or experts:
         raise UserError(
             f"the FLOPs of model_type={config.model_type} are not known here "
@@ -67,6 +67,11 @@ def model_flops(causal_lm: Any) -> ModelFlops:
         per_target=float(_per_use(head)),
         per_square=float(len(layers) * 3 * 4 * attention_width(config) / 2),
     )
+
+
+def linear_weights(module: nn.Module) -> list[torch.Tensor]:
+    """The weights of the linear layers in ``module``."""
+    return [inner.weight for inner in module.modules() if isinstance(inner, nn.Linear)]
 
 
 def decoder_layers(causal_lm: Any) -> nn.ModuleList:
@@ -88,7 +93,10 @@ def attention_width(config: Any) -> int:
     return int(config.num_attention_heads * head)
 
 
-def _per_use(weight: nn.Parameter) -> int:
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def _per_use(weight: torch.Tensor) -> int:
     return (6 if weight.requires_grad else 4) * weight.numel()
 
 
