@@ -21,14 +21,19 @@ from orca.training import (
     is_rank_zero,
     needs_ranks,
     next_command,
+    plan_report,
+    plan_stage,
     start_ranks,
     train_stage,
 )
 
 
 def main(config: DictConfig) -> float | None:
-    """Train every stage of the run; returns the last held-out loss, for sweepers."""
+    """Train every stage, or print its plan; returns the last held-out loss, for sweepers."""
     check_config(config, TRAIN_OPTIONS)
+    if config.plan:
+        print("\n\n".join(plan_report(plan_stage(config, str(name))) for name in config.stages))
+        return None
     if needs_ranks(config):
         start_ranks(__file__, job_options(), config.trainer.devices)
         return held_out_loss(config)

@@ -64,6 +64,7 @@ class DataCard:
         totals["packs"] += 1
         totals["tokens"] += item.pack.num_tokens
         totals["target_tokens"] += item.pack.num_targets
+        totals["sum_of_squares"] += item.pack.sum_of_squares  # of lengths, for attention's cost
         self.counters["examples_per_pack"][len(item.pack.examples)] += 1
         self.counters["displacement"].update(displacement(item).tolist())
         for example in item.pack.examples:

@@ -10,6 +10,9 @@ from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
 from orca.training.loss import target_cross_entropy
 from orca.training.module import ExplanationTuning
 from orca.training.optimizer import AdamW, Constant, Cosine, Linear
+from orca.training.plan import plan_stage
+from orca.training.plan_report import plan_report
+from orca.training.planning import Planning
 from orca.training.precision import choose_precision
 from orca.training.pretrained import Pretrained, byte_tokenizer, prepare_model
 from orca.training.ranks import is_rank_zero, needs_ranks, start_ranks
@@ -30,6 +33,8 @@ TRAIN_OPTIONS = (
     "gradient_clip",
     "loss_chunk",
     "max_skipped_steps",
+    "plan",
+    "planning",
     "stages",
     "model",
     "data",
@@ -60,6 +65,7 @@ __all__ = [
     "MetricsCsv",
     "NonFiniteLoss",
     "OneDevice",
+    "Planning",
     "Pretrained",
     "Replicated",
     "RunProgress",
@@ -82,6 +88,8 @@ __all__ = [
     "needs_ranks",
     "newest_checkpoint",
     "next_command",
+    "plan_report",
+    "plan_stage",
     "prepare_model",
     "read_metrics",
     "start_ranks",

@@ -6,15 +6,17 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from tqdm.auto import tqdm
 
+from orca.errors import UserError
 from orca.stream import StepBatch, TraceDataModule
 from orca.training.answers import generate, is_exact_answer
+from orca.training.flops import ModelFlops, mfu_reference, model_flops
 from orca.training.loggers import log_step
 from orca.training.module import ExplanationTuning
 from orca.training.sharding import whole_root
@@ -66,16 +68,40 @@ class RunProgress(Callback):
 
 
 class Throughput(Callback):
-    """Real tokens/s and target tokens/s over all ranks, smoothed over ``window`` steps.
+    """Real tokens/s, target tokens/s and MFU over all ranks, smoothed over ``window`` steps.
 
     Tokens are those of examples; packs travel without padding, and ``throughput/fill`` is the
-    share of a pack's capacity that they fill. Time for validation and samples is not counted.
+    share of a pack's capacity that they fill. A step's time is the wait for its data, of which
+    ``throughput/data_wait`` is the share, and the training step; validation, samples and
+    checkpoints are not counted, nor is a process's first step (compilation, first allocations)
+    once there is a second. Nothing here synchronises the device: a step ends with its loss on the
+    host. Another rank's wait for data shows here as time of the step.
+
+    ``throughput/mfu`` is as :mod:`orca.training.flops` defines it. Where no peak is known for the
+    device there is no such metric; what is missing is printed once.
     """
 
     def __init__(self, window: int = 10) -> None:
+        if window < 1:
+            raise UserError(f"callbacks.throughput.window={window} must be at least 1")
         self.window = window
-        self._recent: list[tuple[float, int, int]] = []
+        self._steps: list[_StepCost] = []
+        self._seen = 0
         self._started = 0.0
+        self._flops: ModelFlops | None = None
+        self._peak: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        precision = str(trainer.precision)
+        one_device, _ = mfu_reference(trainer.strategy.root_device, precision)
+        if one_device is None:  # the reason is in the run's announcement
+            return
+        try:
+            self._flops = model_flops(cast(ExplanationTuning, pl_module).student.causal_lm)
+            self._peak = one_device * trainer.world_size
+        except UserError as error:
+            if trainer.is_global_zero:
+                print(f"no MFU: {error}", flush=True)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: StepBatch, batch_idx: int
@@ -90,22 +116,47 @@ class Throughput(Callback):
         batch: StepBatch,
         batch_idx: int,
     ) -> None:
-        seconds = time.perf_counter() - self._started
-        self._recent = [*self._recent, (seconds, batch.num_tokens, batch.num_targets)][
-            -self.window :
-        ]
-        total, tokens, targets = (sum(column) for column in zip(*self._recent, strict=True))
-        datamodule: TraceDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        log_step(
-            pl_module,
-            {
-                "throughput/tokens_per_second": tokens / total,
-                "throughput/target_tokens_per_second": targets / total,
-                "throughput/fill": batch.num_tokens / (len(batch.packs) * datamodule.max_tokens),
-                "data/tokens": float(datamodule.card.counters["totals"]["tokens"]),
-                "data/target_tokens": float(datamodule.card.counters["totals"]["target_tokens"]),
-            },
+        step = _StepCost(
+            seconds=time.perf_counter() - self._started + batch.wait_seconds,
+            waited=batch.wait_seconds,
+            tokens=batch.num_tokens,
+            targets=batch.num_targets,
+            squares=sum(item.pack.sum_of_squares for item in batch.packs),
         )
+        if self._seen == 1:
+            self._steps = []
+        self._seen += 1
+        self._steps = [*self._steps, step][-self.window :]
+        log_step(pl_module, self._metrics(trainer, batch))
+
+    def _metrics(self, trainer: L.Trainer, batch: StepBatch) -> dict[str, float]:
+        seconds, waited, tokens, targets, squares = (
+            sum(column) for column in zip(*self._steps, strict=True)
+        )
+        datamodule: TraceDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        totals = datamodule.card.counters["totals"]
+        metrics = {
+            "throughput/tokens_per_second": tokens / seconds,
+            "throughput/target_tokens_per_second": targets / seconds,
+            "throughput/data_wait": waited / seconds,
+            "throughput/fill": batch.num_tokens / (len(batch.packs) * datamodule.max_tokens),
+            "data/tokens": float(totals["tokens"]),
+            "data/target_tokens": float(totals["target_tokens"]),
+        }
+        if self._flops is not None and self._peak is not None:
+            done = self._flops.of(tokens, targets, squares)
+            metrics["throughput/mfu"] = done / seconds / self._peak
+        return metrics
+
+
+class _StepCost(NamedTuple):
+    """One optimizer step of all ranks; ``squares`` is Σ length² over its examples."""
+
+    seconds: float
+    waited: float
+    tokens: int
+    targets: int
+    squares: int
 
 
 class HeldOutAnswers(Callback):

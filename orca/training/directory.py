@@ -15,7 +15,7 @@ from orca.training.export import HANDOFF_FILE, check_handoff
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
 MAY_DIFFER = (
-    *("resume", "overwrite", "callbacks", "logger", "paths", "strategy"),
+    *("resume", "overwrite", "callbacks", "logger", "paths", "strategy", "plan", "planning"),
     *("data.num_workers", "data.micro_batch"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
     *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),

@@ -31,6 +31,7 @@ from orca.stream import TraceDataModule
 from orca.training.checkpoint import newest_checkpoint
 from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
 from orca.training.export import export
+from orca.training.flops import mfu_reference
 from orca.training.loggers import MetricsCsv
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
@@ -257,6 +258,7 @@ def _announce(
         f"tokens; {trainer.world_size} rank(s) × micro-batches of {datamodule.micro_batch}",
         f"optimizer: lr {config.optimizer.lr * stage.lr_scale:g}, "
         f"{type(instantiate(config.scheduler)).__name__.lower()} schedule",
+        mfu_reference(trainer.strategy.root_device, str(trainer.precision))[1],
     ]
     if 0 < len(datamodule.held_out_traces()) < 20:
         lines.append("warning: fewer than 20 validation traces; their loss will be noisy")
