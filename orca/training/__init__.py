@@ -4,7 +4,7 @@ from orca.training.answers import generate, is_exact_answer, stated_answer
 from orca.training.attention import BACKENDS, choose_backend, implementation
 from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
 from orca.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_checkpoint
-from orca.training.export import check_handoff, export, weights_hash
+from orca.training.export import check_handoff, export
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
 from orca.training.loss import target_cross_entropy
 from orca.training.module import ExplanationTuning, NonFiniteLoss
@@ -16,6 +16,7 @@ from orca.training.report import describe, held_out_loss, next_command
 from orca.training.sharding import FullyShardedStrategy
 from orca.training.stage import Stage, build_trainer, train_stage
 from orca.training.student import Student
+from orca.training.weights import weights_hash
 
 TRAIN_OPTIONS = (
     "run",

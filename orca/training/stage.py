@@ -26,7 +26,6 @@ from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
 from orca.training.ranks import join_ranks, on_rank_zero
 from orca.training.report import git_commit, model_card, plot_loss, summarise
-from orca.training.sharding import full_state
 
 SET_BY_PROGRAM: dict[str, Any] = {
     "max_epochs": 1,  # one fit "epoch" is the whole stage: epochs are the stream's
@@ -119,23 +118,25 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     _fit(trainer, module, datamodule, checkpoint, directory)
     if validate:
         trainer.validate(module, datamodule, verbose=False)
-    state = full_state(module.student.causal_lm)
-    if not trainer.is_global_zero:
-        return {}
 
-    datamodule.save_card(directory)
-    plot_loss(directory)
-    results = summarise(directory, datamodule, name)
+    def report() -> tuple[dict[str, Any], str]:
+        datamodule.save_card(directory)
+        plot_loss(directory)
+        results = summarise(directory, datamodule, name)
+        return results, model_card(config, name, results, datamodule)
+
+    results, card = on_rank_zero(report)
     results["handoff"] = export(
         module.student.causal_lm,
-        state,
         tokenizer,
         directory / "hf",
         dtype=pretrained.export_dtype,
         stage=name,
         fingerprint=fingerprint,
-        card=model_card(config, name, results, datamodule),
+        card=card,
     )
+    if not trainer.is_global_zero:
+        return {}
     (directory / RESULTS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
     _finish_wandb(trainer, results, directory)
     return results

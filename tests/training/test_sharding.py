@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orca.config import CONF_DIR
-from orca.training import newest_checkpoint, read_metrics
+from orca.training import export, newest_checkpoint, read_metrics
 
 ROOT = CONF_DIR.parent
 OPTIONS = [
@@ -85,6 +86,19 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_another_number(
     train(tmp_path, "two", *options, "resume=auto")
     expected = losses(runs / "two/flan5m_chatgpt")
     assert losses(stage) == pytest.approx(expected, rel=1e-6) and len(expected) == 6
+
+
+def test_two_ranks_go_on_from_a_directory_of_many_weight_files(runs: Path, tmp_path: Path) -> None:
+    """Each rank reads its rows; losses are those of the same weights in one file."""
+    source = runs / "base/flan5m_chatgpt/hf"
+    model = AutoModelForCausalLM.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    facts = {"dtype": "float32", "stage": "s", "fingerprint": {}, "card": ""}
+    export(model, tokenizer, tmp_path / "hf", **facts, max_shard_bytes=50_000)
+    assert len(list((tmp_path / "hf").glob("model-*.safetensors"))) > 4
+    options = ["model=hub", "model.name=t", f"model.path={tmp_path}/hf", "optimizer.lr=1e-3"]
+    stage = train(tmp_path, "many", *options, "strategy=fsdp", "trainer.devices=2")
+    assert losses(stage) == losses(runs / "two/flan5m_chatgpt") and len(losses(stage)) == 6
 
 
 def test_several_devices_without_sharding_are_refused(tmp_path: Path) -> None:
