@@ -4,7 +4,7 @@ from orca.training.answers import generate, is_exact_answer, stated_answer
 from orca.training.attention import BACKENDS, choose_backend, implementation
 from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
 from orca.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_checkpoint
-from orca.training.export import check_handoff, export
+from orca.training.export import HANDOFF_FILE, check_handoff, export
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
 from orca.training.loss import target_cross_entropy
 from orca.training.module import ExplanationTuning, NonFiniteLoss
@@ -45,6 +45,7 @@ TRAIN_OPTIONS = (
 
 __all__ = [
     "BACKENDS",
+    "HANDOFF_FILE",
     "TRAIN_OPTIONS",
     "AdamW",
     "AtomicCheckpointIO",

@@ -62,6 +62,19 @@ def open_weights(file: Path) -> Any:
         ) from None
 
 
+def read_tensor(file: Path, name: str) -> torch.Tensor:
+    """The tensor ``name`` of ``file``.
+
+    Raises:
+        UserError: it is not there, or the file is no whole safetensors file.
+    """
+    with open_weights(file) as opened:
+        try:
+            return opened.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{file} has no tensor {name!r} ({error})") from None
+
+
 def write_shards(
     directory: Path,
     shapes: Mapping[str, torch.Tensor],
