@@ -4,7 +4,7 @@ from orca.training.answers import generate, is_exact_answer, stated_answer
 from orca.training.attention import BACKENDS, choose_backend, implementation
 from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
 from orca.training.checkpoint import checkpoints, newest_checkpoint
-from orca.training.export import check_handoff, export, weights_hash
+from orca.training.export import HANDOFF_FILE, check_handoff, export
 from orca.training.guards import LossSpikes, NonFiniteLoss
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
 from orca.training.loss import target_cross_entropy
@@ -21,6 +21,7 @@ from orca.training.saving import Checkpoints
 from orca.training.stage import Stage, build_trainer, train_stage
 from orca.training.strategies import FullySharded, OneDevice, Replicated
 from orca.training.student import Student
+from orca.training.weights import weights_hash
 
 TRAIN_OPTIONS = (
     "run",
@@ -52,6 +53,7 @@ TRAIN_OPTIONS = (
 
 __all__ = [
     "BACKENDS",
+    "HANDOFF_FILE",
     "TRAIN_OPTIONS",
     "AdamW",
     "Checkpoints",

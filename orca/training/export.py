@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.tensor import DTensor
 
 from orca.errors import UserError
+from orca.training.ranks import on_rank_zero
+from orca.training.weights import (
+    MAX_SHARD_BYTES,
+    partial_directory,
+    publish,
+    weights_hash,
+    write_shards,
+)
 
 HANDOFF_FILE = "orca.json"
 
 
-def export(module: Any, tokenizer: Any, directory: Path, **options: Any) -> dict[str, Any]:
-    from orca.training.ranks import on_rank_zero
-    from orca.training.sharding import full_state
-
-    causal_lm = module.student.causal_lm
-    state = full_state(causal_lm)
-    return on_rank_zero(lambda: _export(causal_lm, state, tokenizer, directory, **options))
-
-
-def _export(
+def export(
     causal_lm: Any,
-    state: Mapping[str, torch.Tensor],
     tokenizer: Any,
     directory: Path,
     *,
@@ -35,44 +35,38 @@ def _export(
     stage: str,
     fingerprint: Mapping[str, str],
     card: str,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write model, tokenizer with chat template, generation config, model card and hand-off.
 
+    Every rank must call this; the model may be whole or sharded. Tensors are gathered one at a
+    time, and no rank holds more than rank 0, which holds one file's. All is written beside
+    ``directory`` and renamed: a killed export leaves no directory, or the older one.
+
     Args:
-        state: the whole weights (``full_state``), which a sharded ``causal_lm`` does not hold.
+        dtype: of the floating-point weights in the files.
+        card: the model card, of which rank 0's is written.
+        max_shard_bytes: of a weight file; a tensor that is larger gets a file of its own.
 
     Returns:
-        The hand-off: stage, tokenizer and template fingerprints, sha256 of the weights.
-    """
-    from transformers import GenerationConfig
+        The hand-off, on every rank: stage, tokenizer and template fingerprints, sha256 of the
+        weights.
 
-    directory.mkdir(parents=True, exist_ok=True)
-    wanted = getattr(torch, dtype)
-    implementation = causal_lm.config._attn_implementation
-    state = {name: tensor.to(wanted) for name, tensor in state.items()}
-    causal_lm.set_attn_implementation("sdpa")  # the reader's choice, not ours
-    causal_lm.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    try:
-        causal_lm.save_pretrained(directory, state_dict=state)
-    finally:
-        causal_lm.set_attn_implementation(implementation)
-    # save_pretrained names the live model's precision, not that of the weights it was given.
-    file = directory / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(card, encoding="utf-8")
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in directory.iterdir():
-        file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-    handoff = {"stage": stage, **fingerprint, "weights": weights_hash(directory)}
-    (directory / HANDOFF_FILE).write_text(json.dumps(handoff, indent=1), encoding="utf-8")
-    return handoff
+    Raises:
+        UserError: a weight file cannot be written.
+    """
+    beside = on_rank_zero(lambda: partial_directory(directory))
+    _write_weights(causal_lm, beside, getattr(torch, dtype), max_shard_bytes)
+
+    def finish() -> dict[str, Any]:
+        _write_configs(causal_lm, tokenizer, beside, dtype)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+        handoff = {"stage": stage, **fingerprint, "weights": weights_hash(beside)}
+        (beside / HANDOFF_FILE).write_text(json.dumps(handoff, indent=1), encoding="utf-8")
+        publish(beside, directory)
+        return handoff
+
+    return on_rank_zero(finish)
 
 
 def check_handoff(directory: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:
@@ -100,15 +94,47 @@ def check_handoff(directory: Path, fingerprint: Mapping[str, str]) -> dict[str, 
     return handoff
 
 
-def weights_hash(directory: Path) -> str:
-    """sha256 over the names and contents of the directory's safetensors files."""
-    digest = hashlib.sha256()
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{directory} has no safetensors weights")
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
+def _write_weights(
+    causal_lm: Any, directory: Path, dtype: torch.dtype, max_shard_bytes: int
+) -> None:
+    from transformers.core_model_loading import revert_weight_conversion
+
+    # Its hooks shard again what a forward pass has left whole, and in the computation's dtype.
+    state: dict[str, Any] = dict(get_model_state_dict(causal_lm))
+    for name in (*causal_lm.all_tied_weights_keys, *(causal_lm._keys_to_ignore_on_save or ())):
+        state.pop(name, None)
+
+    def written_dtype(tensor: torch.Tensor) -> torch.dtype:
+        return dtype if tensor.is_floating_point() else tensor.dtype
+
+    def whole(name: str) -> torch.Tensor:
+        tensor = state[name].detach()
+        tensor = tensor.to(written_dtype(tensor))  # first, so that fewer bytes travel
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    write_shards(
+        directory,
+        {
+            name: torch.empty(tensor.shape, dtype=written_dtype(tensor), device="meta")
+            for name, tensor in state.items()
+        },
+        whole,
+        max_shard_bytes=max_shard_bytes,
+        # Some architectures (mixtures of experts) hold other tensors than their files do.
+        convert=partial(revert_weight_conversion, causal_lm),
+    )
+
+
+def _write_configs(causal_lm: Any, tokenizer: Any, directory: Path, dtype: str) -> None:
+    from transformers import GenerationConfig
+
+    config = copy.deepcopy(causal_lm.config)
+    config.dtype = dtype
+    config.architectures = [type(causal_lm).__name__]
+    config.save_pretrained(directory)
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

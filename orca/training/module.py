@@ -81,7 +81,7 @@ class ExplanationTuning(L.LightningModule):
         self.max_skipped_steps = max_skipped_steps
         self.seed = seed
         self.backend = ""
-        self.export: Callable[[Path], Any] = _no_export  # set by the program
+        self.export: Callable[[Path, str], Any] = _no_export  # set by the program
         self.stop_requested = False  # on this rank
         self.stopping = False  # agreed by all ranks, in the last step
         self.skipped_steps = 0
@@ -225,5 +225,5 @@ class ExplanationTuning(L.LightningModule):
         self.log("val/loss", total / max(count, 1), prog_bar=True)
 
 
-def _no_export(directory: Path) -> None:
+def _no_export(directory: Path, card: str) -> None:
     raise AssertionError("no one has said how this module is exported")

@@ -114,13 +114,22 @@ class Pretrained:
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
     def directory(self) -> Path:
-        """A local directory with the safetensors files; a hub id is downloaded."""
+        """A local directory with the safetensors files; a hub id is downloaded.
+
+        Raises:
+            UserError: neither a directory nor to be had from the hub.
+        """
         location = self.location()
         if not Path(location).is_dir():
             from huggingface_hub import snapshot_download
 
-            patterns = ["*.safetensors", "*.json"]
-            location = snapshot_download(location, revision=self.revision, allow_patterns=patterns)
+            patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md"]
+            try:
+                location = snapshot_download(
+                    location, revision=self.revision, allow_patterns=patterns
+                )
+            except (OSError, ValueError) as error:
+                raise _not_to_be_had(location, error) from None
         return Path(location)
 
     def location(self) -> str:
@@ -177,10 +186,14 @@ def _from_pretrained(factory: Any, location: str, **options: Any) -> Any:
     try:
         return factory.from_pretrained(location, trust_remote_code=False, **options)
     except OSError as error:
-        raise UserError(
-            f"model.path={location}: neither a directory nor to be had from the hub ({error}). "
-            "Gated models need a login (HF_TOKEN); weights must be safetensors."
-        ) from None
+        raise _not_to_be_had(location, error) from None
+
+
+def _not_to_be_had(location: str, error: Exception) -> UserError:
+    return UserError(
+        f"model.path={location}: neither a directory nor to be had from the hub ({error}). "
+        "Gated models need a login (HF_TOKEN); weights must be safetensors."
+    )
 
 
 def _smollm2_directory() -> Path:

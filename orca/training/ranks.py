@@ -114,15 +114,15 @@ def _explain(statuses: dict[int, int]) -> Exception:
     """What became of a job whose ranks ended with these exit statuses (those that failed)."""
     if UNFINISHED_STATUS in statuses.values():
         return Unfinished("the run stopped before its end; resume=auto goes on")
-    own = {rank: status for rank, status in statuses.items() if status > 0}
-    if own:
-        rank, status = min(own.items())
-        return UserError(f"rank {rank} ended with status {status}; its first error is above")
+    killed = {r: s for r, s in statuses.items() if s < 0 and s != -signal.SIGTERM}
+    if killed:  # the others then fail in the collective that they were in
+        rank, status = min(killed.items())
+        return Unfinished(
+            f"rank {rank} was killed ({signal.Signals(-status).name}; SIGKILL without a cause is "
+            "often the machine out of memory). resume=auto goes on from the last checkpoint"
+        )
     rank, status = min(statuses.items())
-    return Unfinished(
-        f"rank {rank} was killed ({signal.Signals(-status).name}; SIGKILL without a cause is often "
-        "the machine out of memory). resume=auto goes on from the last checkpoint"
-    )
+    return UserError(f"rank {rank} ended with status {status}; its first error is above")
 
 
 def join_ranks(timeout: timedelta) -> None:

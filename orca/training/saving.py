@@ -77,7 +77,8 @@ class Checkpoints(Checkpoint):
         # written before the validation of its own step.
         record = self.directory / "best" / "best.json"
         if loss < on_rank_zero(lambda: _recorded_loss(record)):
-            pl_module.export(record.parent)  # type: ignore[operator]
+            card = f"The weights of step {trainer.global_step}: held-out loss {loss:.4f}.\n"
+            pl_module.export(record.parent, card)  # type: ignore[operator]
             line = json.dumps({"loss": loss, "step": trainer.global_step})
             on_rank_zero(lambda: record.write_text(line))
 

@@ -6,7 +6,6 @@ safetensors files, so no rank ever holds the whole model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -27,6 +25,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from orca.errors import UserError
 from orca.training.student import Student
+from orca.training.weights import open_weights, weight_files
 
 
 def shard(
@@ -61,26 +60,20 @@ def load_shards(model: Any, directory: Path, device: torch.device) -> None:
     rows that it has.
 
     Raises:
-        UserError: the files lack a weight, or one has another shape.
+        UserError: a weight or its file is missing or cut off, or one has another shape.
     """
-    from safetensors import safe_open
-
+    files = weight_files(directory)
+    missing = [name for name, _ in model.named_parameters() if name not in files]
+    if missing:
+        raise UserError(
+            f"{directory} has no weight {missing[0]!r} ({len(missing)} of the model's are "
+            "missing). If its files name weights differently, strategy=single can load it"
+        )
     model.to_empty(device=device)
-    files = _weight_files(directory)
     for name, parameter in model.named_parameters():
-        if name not in files:
-            raise UserError(f"{directory} has no weight {name!r}; load this model on one device")
-        with safe_open(files[name], framework="pt") as file:
-            _read_rows(file.get_slice(name), parameter, name)
+        with open_weights(files[name]) as file:
+            _read_rows(file.get_slice(name), parameter, f"weight {name!r} in {files[name]}")
     _compute_buffers(model, device)
-
-
-def full_state(causal_lm: Any) -> dict[str, torch.Tensor]:
-    """The whole state on rank 0's CPU (empty elsewhere); every rank must call this."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Any] = dict(get_model_state_dict(causal_lm, options=options))
-    tied = getattr(causal_lm, "all_tied_weights_keys", None) or {}
-    return {name: tensor for name, tensor in state.items() if name not in tied}
 
 
 @contextmanager
@@ -100,7 +93,7 @@ def whole_root(student: Student) -> Iterator[None]:
 def _read_rows(source: Any, parameter: nn.Parameter, name: str) -> None:
     shape = source.get_shape()
     if list(parameter.shape[1:]) != shape[1:] or parameter.shape[0] < shape[0]:
-        raise UserError(f"weight {name!r} has shape {shape}, the model {list(parameter.shape)}")
+        raise UserError(f"{name} has shape {shape}, the model {list(parameter.shape)}")
     target, first, rows = parameter.data, 0, parameter.shape[0]
     if isinstance(target, DTensor):
         local, offset = compute_local_shape_and_global_offset(
@@ -120,21 +113,6 @@ def _mean_row(source: Any, rows: int) -> torch.Tensor:
     for start in range(0, rows, 4096):
         total += source[start : start + 4096].double().sum(dim=0)
     return (total / rows).float()
-
-
-def _weight_files(directory: Path) -> dict[str, str]:
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: str(directory / file) for name, file in names.items()}
-    return {name: str(file) for file in directory.glob("*.safetensors") for name in _names(file)}
-
-
-def _names(file: Path) -> Iterator[str]:
-    from safetensors import safe_open
-
-    with safe_open(str(file), framework="pt") as opened:
-        yield from opened.keys()
 
 
 def _compute_buffers(model: Any, device: torch.device) -> None:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +128,19 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     validate = bool(datamodule.held_out_packs())
     if checkpoint is None:
         on_rank_zero(lambda: start_run(directory, own))
-    write = partial(
-        export,
-        module,
-        tokenizer,
-        dtype=pretrained.export_dtype,
-        stage=name,
-        fingerprint=fingerprint,
-    )
-    module.export = partial(write, card=f"The weights of the lowest held-out loss in {name}.\n")
+
+    def export_to(target: Path, card: str) -> dict[str, Any]:
+        return export(
+            module.student.causal_lm,
+            tokenizer,
+            target,
+            dtype=pretrained.export_dtype,
+            stage=name,
+            fingerprint=fingerprint,
+            card=card,
+        )
+
+    module.export = export_to
     trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes)])
     _announce(config, name, stage, start_from, trainer, datamodule)
 
@@ -150,8 +153,15 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     _fit(trainer, module, datamodule, checkpoint, directory)
     if validate:
         trainer.validate(module, datamodule, verbose=False)
-    results = on_rank_zero(lambda: _summarise(directory, datamodule, name))
-    results["handoff"] = write(directory / "hf", card=model_card(config, name, results, datamodule))
+
+    def report() -> tuple[dict[str, Any], str]:
+        datamodule.save_card(directory)
+        plot_loss(directory)
+        results = summarise(directory, datamodule, name)
+        return results, model_card(config, name, results, datamodule)
+
+    results, card = on_rank_zero(report)
+    results["handoff"] = module.export(directory / "hf", card)
     if not trainer.is_global_zero:
         return {}
     (directory / RESULTS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
@@ -231,12 +241,6 @@ def _fit(
         f"{stopped} after step {trainer.global_step}, {done:.0%} of the data. Nothing in "
         f"{directory} is lost: the same command with resume=auto goes on from the last checkpoint"
     )
-
-
-def _summarise(directory: Path, datamodule: TraceDataModule, name: str) -> dict[str, Any]:
-    datamodule.save_card(directory)
-    plot_loss(directory)
-    return summarise(directory, datamodule, name)
 
 
 def _announce(

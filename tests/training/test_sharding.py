@@ -18,9 +18,10 @@ from typing import Any
 import psutil
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orca.config import CONF_DIR
-from orca.training import newest_checkpoint, read_metrics, weights_hash
+from orca.training import export, newest_checkpoint, read_metrics, weights_hash
 
 ROOT = CONF_DIR.parent
 OPTIONS = [
@@ -262,3 +263,16 @@ def test_choices_that_cannot_work_together_are_refused(
 ) -> None:
     with pytest.raises(AssertionError, match=words):
         train(tmp_path, "x", "model=tiny", *options)
+
+
+def test_two_ranks_go_on_from_a_directory_of_many_weight_files(runs: Path, tmp_path: Path) -> None:
+    """Each rank reads its rows; losses are those of the same weights in one file."""
+    source = runs / "base/flan5m_chatgpt/hf"
+    model = AutoModelForCausalLM.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    facts = {"dtype": "float32", "stage": "s", "fingerprint": {}, "card": ""}
+    export(model, tokenizer, tmp_path / "hf", **facts, max_shard_bytes=50_000)
+    assert len(list((tmp_path / "hf").glob("model-*.safetensors"))) > 4
+    options = ["model=hub", "model.name=t", f"model.path={tmp_path}/hf", "optimizer.lr=1e-3"]
+    stage = train(tmp_path, "many", *options, "strategy=fsdp", "trainer.devices=2")
+    assert losses(stage) == losses(runs / "two/flan5m_chatgpt") and len(losses(stage)) == 6
