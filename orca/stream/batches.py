@@ -6,6 +6,7 @@ the step has (the exact loss normalisation) and which packs are its own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,8 @@ class StepBatch:
 
     ``packs`` is the global batch, the same on all ranks; ``micro_batches`` is this rank's share.
     ``progress`` is where the step begins and ends in the run, as fractions of the rows to read.
+    ``wait_seconds`` is how long the consumer stood still for this step: from asking the loader for
+    it to getting it.
     """
 
     micro_batches: list[MicroBatch]
@@ -58,6 +61,7 @@ class StepBatch:
     num_targets: int
     num_tokens: int
     progress: tuple[float, float]
+    wait_seconds: float
 
     @property
     def state(self) -> StreamState:
@@ -165,29 +169,33 @@ class StepLoader:
         total, begun = self.stream.num_examples, self.begun
         waiting: list[StreamPack] = []
         last = self.stream.state
+        asked = time.perf_counter()  # of the consumer, for the next step
         for item in self.stream:
             waiting.append(item)
             if len(waiting) == self.global_batch:
-                yield self._step(waiting, begun / total, waiting[-1].examples_read / total)
+                yield self._step(waiting, begun / total, waiting[-1].examples_read / total, asked)
+                asked = time.perf_counter()
                 begun, waiting = waiting[-1].examples_read, []
             last = item.state
         self.ended_with = last
         if waiting:
-            yield self._step(waiting, begun / total, 1.0)
+            yield self._step(waiting, begun / total, 1.0, asked)
 
-    def _step(self, packs: list[StreamPack], start: float, end: float) -> StepBatch:
+    def _step(self, packs: list[StreamPack], start: float, end: float, asked: float) -> StepBatch:
         costs = [
             item.pack.num_tokens + self.attention_cost * item.pack.sum_of_squares for item in packs
         ]
         mine = balance(costs, self.world_size, self.micro_batch)[self.rank]
         idle = self.stream.encoder.tokenizer.eos_token_id
+        micro_batches = [
+            collate([packs[i].pack for i in chosen]) if chosen else idle_micro_batch(idle)
+            for chosen in mine
+        ]
         return StepBatch(
-            micro_batches=[
-                collate([packs[i].pack for i in chosen]) if chosen else idle_micro_batch(idle)
-                for chosen in mine
-            ],
+            micro_batches=micro_batches,
             packs=packs,
             num_targets=sum(item.pack.num_targets for item in packs),
             num_tokens=sum(item.pack.num_tokens for item in packs),
             progress=(start, end),
+            wait_seconds=time.perf_counter() - asked,
         )

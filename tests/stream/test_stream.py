@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,19 @@ def test_ranks_share_each_global_batch_without_loss(
     ids = [i for ranks in steps for i in ranks[0].example_ids]
     assert sorted(ids) == sorted(f"t{n}" for n in range(300))
     assert len({len(r[0].packs) for r in steps}) > 1  # the last global batch is a short one
+
+
+def test_time_spent_waiting_for_data_leaves_out_the_time_of_the_consumer(
+    source: TraceSource, tokenizer: Any
+) -> None:
+    loader = StepLoader(make_stream(source, tokenizer, epochs=1), global_batch=24, micro_batch=1)
+    started, waits = time.perf_counter(), []
+    for batch in loader:
+        waits.append(batch.wait_seconds)
+        time.sleep(0.05)
+    elapsed = time.perf_counter() - started
+    assert len(waits) > 3 and min(waits) > 0
+    assert sum(waits) <= elapsed - 0.05 * len(waits)
 
 
 def test_held_out_queries_never_train_and_a_copy_of_a_query_is_held_out_too(
