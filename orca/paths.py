@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
 
 
 def cache_dir(*parts: str) -> Path:
@@ -19,3 +23,30 @@ def cache_dir(*parts: str) -> Path:
     directory = root.joinpath(*parts)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """``target``, a file or directory of the cache. One process makes it, the others wait.
+
+    ``make`` writes to a path beside it, which is renamed when it is complete.
+    """
+    if target.exists():
+        return target
+    with FileLock(f"{target}.lock"):
+        if target.exists():
+            return target
+        partial = target.with_name(f"{target.name}.partial")
+        _remove(partial)  # what a killed process left
+        try:
+            make(partial)
+            os.replace(partial, target)
+        finally:
+            _remove(partial)
+    return target
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

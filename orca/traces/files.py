@@ -1,7 +1,7 @@
 """Names of files → rows: globs, endings, the hub, compressed and remote files.
 
-Compressed and remote files are copied once into the user's cache, plain; Parquet, Arrow and hub
-sets are opened by `datasets`.
+Compressed and remote files are copied once into the user's cache, plain; Parquet is converted there
+once. Arrow files and hub sets are opened by `datasets`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import pyarrow as pa
 import zstandard
 
 from orca.errors import UserError
-from orca.paths import cache_dir
+from orca.paths import cache_dir, made_once
+from orca.traces.parquet import ParquetRows, convert_parquet
 from orca.traces.rows import (
     ArrowRows,
     LineRows,
@@ -91,7 +93,9 @@ def _open_file(filesystem: Any, name: str) -> Rows:
         return LineRows(name, local, parse_json if ending == ".jsonl" else parse_tsv)
     if ending == ".json":
         return _open_json(name, local)
-    return _open_arrow(name, local, ending)
+    if ending == ".parquet":
+        return _open_parquet(name, local, filesystem)
+    return _open_arrow(name, local)
 
 
 def _open_json(name: str, local: Path) -> Rows:
@@ -106,26 +110,41 @@ def _open_json(name: str, local: Path) -> Rows:
     return ListRows(name, rows, file_fingerprint(local))
 
 
-def _open_arrow(name: str, local: Path, ending: str) -> Rows:
+def _open_parquet(name: str, local: Path, filesystem: Any) -> Rows:
+    def convert(directory: Path) -> None:
+        print(f"{name}: converting to Arrow in {directory.parent}, once", file=sys.stderr)
+        try:
+            convert_parquet(local, directory)
+        except UserError:
+            raise
+        except Exception as error:  # a broken file shows in many ways
+            raise _unreadable(name, "Parquet", error) from None
+
+    directory = made_once(_cached(filesystem, name) / f"{local.stem}.rows", convert)
+    try:
+        return ParquetRows(name, directory, file_fingerprint(local))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}: damaged ({error}). Delete it; it is made again") from None
+
+
+def _open_arrow(name: str, local: Path) -> Rows:
     import datasets
 
     try:
-        if ending == ".parquet":
-            dataset = datasets.load_dataset("parquet", data_files=str(local), split="train")
-        else:
-            source = pa.memory_map(str(local))
-            try:
-                table = pa.ipc.open_file(source).read_all()
-            except pa.ArrowInvalid:
-                source.seek(0)
-                table = pa.ipc.open_stream(source).read_all()
-            dataset = datasets.Dataset(datasets.table.InMemoryTable(table))
-    except Exception as error:  # each library under `datasets` raises its own kind
-        cause = error.__cause__ or error
-        raise UserError(
-            f"{name}: cannot be read as {ending[1:]} ({cause}). Is it complete?"
-        ) from None
+        source = pa.memory_map(str(local))
+        try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:
+            source.seek(0)
+            table = pa.ipc.open_stream(source).read_all()
+    except Exception as error:  # a broken file shows in many ways
+        raise _unreadable(name, "Arrow", error) from None
+    dataset = datasets.Dataset(datasets.table.InMemoryTable(table))
     return ArrowRows(name, dataset, file_fingerprint(local))
+
+
+def _unreadable(name: str, kind: str, error: Exception) -> UserError:
+    return UserError(f"{name}: cannot be read as {kind} ({error}). Is it complete?")
 
 
 def _open_hub(identity: str) -> Rows:
@@ -155,31 +174,33 @@ def _local_copy(filesystem: Any, name: str) -> Path:
     packed = name.endswith(COMPRESSION)
     if not packed and "file" in _protocols(filesystem):
         return Path(name)
-    # ukey changes with the file's version (mtime, size or etag): no stale copy is ever used.
-    key = hashlib.sha256(f"{name}|{filesystem.ukey(name)}".encode()).hexdigest()[:16]
     plain_name = Path(name).name
     for suffix in COMPRESSION:
         plain_name = plain_name.removesuffix(suffix)
-    target = cache_dir("files", key) / plain_name
-    if target.exists():
-        return target
-    partial = target.with_suffix(f".partial{os.getpid()}")
-    try:
-        with filesystem.open(name, "rb") as source, partial.open("wb") as copy:
-            if name.endswith(".zst"):
-                _unpack_zst(source, copy)
-            elif name.endswith(".gz"):
-                with gzip.open(source) as unpacked:  # raises when the file is cut off
-                    shutil.copyfileobj(unpacked, copy, 1 << 20)
-            else:
-                shutil.copyfileobj(source, copy, 1 << 20)
-    except Exception as error:  # every compression library raises its own kind
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{name}: cannot be copied or unpacked ({error}). Is it complete?"
-        ) from None
-    os.replace(partial, target)
-    return target
+
+    def copy_plain(target: Path) -> None:
+        try:
+            with filesystem.open(name, "rb") as source, target.open("wb") as copy:
+                if name.endswith(".zst"):
+                    _unpack_zst(source, copy)
+                elif name.endswith(".gz"):
+                    with gzip.open(source) as unpacked:  # raises when the file is cut off
+                        shutil.copyfileobj(unpacked, copy, 1 << 20)
+                else:
+                    shutil.copyfileobj(source, copy, 1 << 20)
+        except Exception as error:  # every compression library raises its own kind
+            raise UserError(
+                f"{name}: cannot be copied or unpacked ({error}). Is it complete?"
+            ) from None
+
+    return made_once(_cached(filesystem, name) / plain_name, copy_plain)
+
+
+def _cached(filesystem: Any, name: str) -> Path:
+    """The cache's directory for what is made of this version of a file."""
+    # ukey changes with the version (mtime, size or etag): no stale copy is ever used.
+    key = hashlib.sha256(f"{name}|{filesystem.ukey(name)}".encode()).hexdigest()[:16]
+    return cache_dir("files", key)
 
 
 def _unpack_zst(source: Any, copy: Any) -> None:

@@ -135,17 +135,22 @@ class ArrowRows:
         return number + 1
 
     def sizes(self) -> np.ndarray:
-        if any(pa.types.is_nested(column.type) for column in self._dataset.data.columns):
-            return np.array([_text_size(row) for row in self._dataset], dtype=np.int64)
-        total = np.zeros(len(self), dtype=np.int64)
-        for column in self._dataset.data.columns:
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                lengths = pc.fill_null(pc.binary_length(column), 0)
-                total += lengths.to_numpy().astype(np.int64)
-        return total
+        tables = map(pa.Table.from_batches, ([b] for b in self._dataset.data.to_batches(1 << 16)))
+        return np.concatenate([np.empty(0, dtype=np.int64), *map(text_sizes, tables)])
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+
+def text_sizes(table: pa.Table) -> np.ndarray:
+    """Bytes of text of every row, int64 [rows]."""
+    if any(pa.types.is_nested(column.type) for column in table.columns):
+        return np.array([_text_size(row) for row in table.to_pylist()], dtype=np.int64)
+    total = np.zeros(len(table), dtype=np.int64)
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            total += pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
+    return total
 
 
 def _text_size(value: Any) -> int:

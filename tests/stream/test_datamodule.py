@@ -27,7 +27,7 @@ def test_openorca_files_are_streamed_and_held_out_queries_agree_between_stages(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of OpenOrca's form under its two file names; stage 2's queries are some of stage 1's."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ORCA_CACHE", str(tmp_path / "cache"))
     rows = [
         {"id": f"flan.{n}", "system_prompt": "", "question": f"Q{n}", "response": f"R{n}"}
         for n in range(400)
