@@ -6,10 +6,12 @@ from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
 from orca.training.checkpoint import checkpoints, newest_checkpoint
 from orca.training.export import check_handoff, export, weights_hash
 from orca.training.guards import LossSpikes, NonFiniteLoss
+from orca.training.levers import CHECKPOINTING, Levers
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
+from orca.training.lora import Lora
 from orca.training.loss import target_cross_entropy
 from orca.training.module import ExplanationTuning
-from orca.training.optimizer import AdamW, Constant, Cosine, Linear
+from orca.training.optimizer import AdamW, AdamW8bit, Constant, Cosine, Linear
 from orca.training.precision import choose_precision
 from orca.training.pretrained import Pretrained, byte_tokenizer, prepare_model
 from orca.training.ranks import is_rank_zero, needs_ranks, start_ranks
@@ -30,6 +32,9 @@ TRAIN_OPTIONS = (
     "gradient_clip",
     "loss_chunk",
     "max_skipped_steps",
+    "activation_checkpointing",
+    "compile",
+    "liger",
     "stages",
     "model",
     "data",
@@ -47,15 +52,19 @@ TRAIN_OPTIONS = (
 
 __all__ = [
     "BACKENDS",
+    "CHECKPOINTING",
     "TRAIN_OPTIONS",
     "AdamW",
+    "AdamW8bit",
     "Checkpoints",
     "Constant",
     "Cosine",
     "ExplanationTuning",
     "FullySharded",
     "HeldOutAnswers",
+    "Levers",
     "Linear",
+    "Lora",
     "LossSpikes",
     "MetricsCsv",
     "NonFiniteLoss",

@@ -31,7 +31,9 @@ from orca.stream import TraceDataModule
 from orca.training.checkpoint import newest_checkpoint
 from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
 from orca.training.export import export
+from orca.training.levers import Levers
 from orca.training.loggers import MetricsCsv
+from orca.training.lora import merged, save_adapter
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
 from orca.training.ranks import is_rank_zero, is_restarted, join_ranks, on_rank_zero, world
@@ -106,6 +108,9 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     on_rank_zero(pretrained.prepare)
     tokenizer = pretrained.tokenizer()
     template.prepare(tokenizer)
+    if pretrained.adapter is not None:
+        plain = pretrained.tokenizer() if stage.start_from == "base" else None
+        pretrained.adapter.check(config.strategy.name, plain, tokenizer)
     # Partial, because instantiate() would turn the template (a dataclass) into a configuration.
     datamodule: TraceDataModule = instantiate(config.data, _partial_=True)(
         part=stage.part, epochs=stage.epochs, tokenizer=tokenizer, template=template
@@ -122,20 +127,25 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         lr_scale=stage.lr_scale,
         loss_chunk=config.loss_chunk,
         max_skipped_steps=config.max_skipped_steps,
+        levers=Levers(config.activation_checkpointing, config.compile, config.liger),
         start_from=start_from,
         seed=config.seed,
     )
     validate = bool(datamodule.held_out_packs())
     if checkpoint is None:
         on_rank_zero(lambda: start_run(directory, own))
-    write = partial(
-        export,
-        module,
-        tokenizer,
-        dtype=pretrained.export_dtype,
-        stage=name,
-        fingerprint=fingerprint,
-    )
+
+    def write(target: Path, card: str) -> dict[str, Any]:
+        dtype = pretrained.export_dtype
+        with merged(module.student.causal_lm, getattr(torch, dtype)):
+            return export(
+                *(module, tokenizer, target),
+                dtype=dtype,
+                stage=name,
+                fingerprint=fingerprint,
+                card=card,
+            )
+
     module.export = partial(write, card=f"The weights of the lowest held-out loss in {name}.\n")
     trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes)])
     _announce(config, name, stage, start_from, trainer, datamodule)
@@ -150,6 +160,8 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     if validate:
         trainer.validate(module, datamodule, verbose=False)
     results = on_rank_zero(lambda: _summarise(directory, datamodule, name))
+    if pretrained.adapter is not None:
+        on_rank_zero(lambda: save_adapter(module.student.causal_lm, directory / "adapter"))
     results["handoff"] = write(directory / "hf", card=model_card(config, name, results, datamodule))
     if not trainer.is_global_zero:
         return {}

@@ -87,6 +87,36 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_another_number(
     assert losses(stage) == pytest.approx(expected, rel=1e-6) and len(expected) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "levers",
+    [
+        ["activation_checkpointing=full"],
+        ["activation_checkpointing=selective", "compile=true"],
+        ["optimizer=adamw_8bit"],
+    ],
+    ids=lambda levers: levers[0],
+)
+def test_levers_change_nothing_on_two_ranks(runs: Path, tmp_path: Path, levers: list[str]) -> None:
+    model = ["model=hub", "model.name=t", f"model.path={runs}/base/flan5m_chatgpt/hf"]
+    model += ["optimizer.lr=1e-3", "strategy=fsdp", "trainer.devices=2"]
+    got = losses(train(tmp_path, "levers", *model, *levers))
+    rel = 1e-4 if "optimizer=adamw_8bit" in levers else 1e-5
+    assert got == pytest.approx(losses(runs / "two/flan5m_chatgpt"), rel=rel) and len(got) == 6
+
+
+@pytest.mark.slow
+def test_8bit_moments_resume_exactly_on_two_ranks(runs: Path, tmp_path: Path) -> None:
+    model = ["model=hub", "model.name=t", f"model.path={runs}/base/flan5m_chatgpt/hf"]
+    model += ["optimizer=adamw_8bit", "optimizer.lr=1e-3", "strategy=fsdp", "trainer.devices=2"]
+    stage = train(tmp_path, "eight", *model)
+    expected = losses(stage)
+    (stage / "results.json").unlink()
+    shutil.rmtree(stage / "checkpoints/step00000006.ckpt")
+    assert losses(train(tmp_path, "eight", *model, "resume=auto")) == expected
+    assert len(expected) == 6
+
+
 def test_several_devices_without_sharding_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"strategy=single trains on one device"):
         train(tmp_path, "x", "model=tiny", "trainer.devices=2")
