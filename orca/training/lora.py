@@ -98,10 +98,6 @@ class Lora:
                 f"model.adapter.target_modules: no {', '.join(sorted(wanted - linear))} in this "
                 f"model. It has {', '.join(sorted(linear))}"
             )
-        if half:
-            for module in layers.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(torch.bfloat16)
         torch.manual_seed(seed)
         config = LoraConfig(
             r=self.rank,
@@ -112,6 +108,10 @@ class Lora:
             task_type="CAUSAL_LM",
         )
         inject_adapter_in_model(config, causal_lm)
+        if half:  # not before: adapters are made in the precision of what they adapt
+            for name, module in layers.named_modules():
+                if isinstance(module, nn.Linear) and "lora_" not in name:
+                    module.to(torch.bfloat16)
 
 
 def save_adapter(causal_lm: Any, directory: Path) -> None:
