@@ -112,7 +112,7 @@ def test_8bit_moments_resume_exactly_on_two_ranks(runs: Path, tmp_path: Path) ->
     stage = train(tmp_path, "eight", *model)
     expected = losses(stage)
     (stage / "results.json").unlink()
-    shutil.rmtree(stage / "checkpoints/step00000006.ckpt")
+    shutil.rmtree(stage / "checkpoints/step00000006")
     assert losses(train(tmp_path, "eight", *model, "resume=auto")) == expected
     assert len(expected) == 6
 
