@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 
 from orca.config import CONF_DIR, check_config
 from orca.errors import UserError
-from orca.training import TRAIN_OPTIONS
+from orca.training import CHECKPOINTING, TRAIN_OPTIONS, Levers
 
 ROOT = Path(__file__).parent.parent
 GROUPS = sorted(p.name for p in CONF_DIR.iterdir() if p.is_dir() and p.name != "experiment")
+GROUPS.append("model/adapter")
 OPTIONS = [(g, f.stem) for g in GROUPS for f in sorted((CONF_DIR / g).glob("*.yaml"))]
 NEEDED = {
     ("model", "hub"): ["model.name=any", "model.path=any/thing"],
@@ -56,12 +57,34 @@ def test_every_option_of_every_group_composes_and_instantiates(group: str, optio
             assert instantiate(stage).epochs == 1
     elif group in ("model", "template", "optimizer", "scheduler", "curriculum"):
         assert instantiate(config[group]) is not None
+    elif group == "model/adapter":
+        adapter = instantiate(config.model).adapter
+        assert (adapter is None) == (option == "none")
     elif group == "data":
         assert instantiate(config.data, _partial_=True).func.__name__ == "TraceDataModule"
     elif group in ("strategy", "callbacks", "trainer"):
         OmegaConf.to_container(config[group], resolve=True)
         if "strategy" in config[group] and not isinstance(config[group].strategy, str):
             assert instantiate(config[group].strategy) is not None
+
+
+def test_every_lever_composes_and_is_built() -> None:
+    for mode in CHECKPOINTING:
+        config = compose_config(f"activation_checkpointing={mode}", "compile=true")
+        check_config(config, TRAIN_OPTIONS)
+        Levers(config.activation_checkpointing, config.compile, config.liger)
+    assert not compose_config().compile and not compose_config().liger
+
+
+@pytest.mark.parametrize("model", sorted(f.stem for f in (CONF_DIR / "model").glob("*.yaml")))
+def test_every_model_takes_an_adapter(model: str) -> None:
+    config = compose_config(
+        f"model={model}", "model/adapter=lora", *NEEDED.get(("model", model), [])
+    )
+    config.model.adapter.target_modules = ["q_proj"]
+    check_config(config, TRAIN_OPTIONS)
+    adapter = instantiate(config.model).adapter
+    assert adapter.rank == 16 and list(adapter.target_modules) == ["q_proj"]
 
 
 def test_every_experiment_composes() -> None:

@@ -6,10 +6,12 @@ from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
 from orca.training.checkpoint import checkpoints, newest_checkpoint
 from orca.training.export import HANDOFF_FILE, check_handoff, export
 from orca.training.guards import LossSpikes, NonFiniteLoss
+from orca.training.levers import CHECKPOINTING, Levers
 from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
+from orca.training.lora import Lora
 from orca.training.loss import target_cross_entropy
 from orca.training.module import ExplanationTuning
-from orca.training.optimizer import AdamW, Constant, Cosine, Linear
+from orca.training.optimizer import AdamW, AdamW8bit, Constant, Cosine, Linear
 from orca.training.plan import plan_stage
 from orca.training.plan_report import plan_report
 from orca.training.planning import Planning
@@ -36,6 +38,9 @@ TRAIN_OPTIONS = (
     "max_skipped_steps",
     "plan",
     "planning",
+    "activation_checkpointing",
+    "compile",
+    "liger",
     "stages",
     "model",
     "data",
@@ -53,16 +58,20 @@ TRAIN_OPTIONS = (
 
 __all__ = [
     "BACKENDS",
+    "CHECKPOINTING",
     "HANDOFF_FILE",
     "TRAIN_OPTIONS",
     "AdamW",
+    "AdamW8bit",
     "Checkpoints",
     "Constant",
     "Cosine",
     "ExplanationTuning",
     "FullySharded",
     "HeldOutAnswers",
+    "Levers",
     "Linear",
+    "Lora",
     "LossSpikes",
     "MetricsCsv",
     "NonFiniteLoss",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -43,11 +44,15 @@ _PACKAGE = {
 }
 
 
-def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
+_VARLEN_OPTIONS = frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def choose_backend(wanted: str, device: torch.device, compiled: bool = False) -> tuple[str, str]:
     """Name of the backend and the reason for it.
 
     Args:
         wanted: ``auto`` or one of :data:`BACKENDS`.
+        compiled: whether decoder layers go through ``torch.compile``.
 
     Raises:
         UserError: the wanted backend cannot be had here; nothing else is used in its place.
@@ -55,10 +60,17 @@ def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted != "auto":
         if wanted not in BACKENDS:
             raise UserError(f"attention={wanted!r} is unknown. Known: auto, {', '.join(BACKENDS)}")
+        if wanted == "documents" and compiled:
+            raise UserError(
+                "attention=documents cannot be compiled: it is a loop over the examples of a pack, "
+                "another graph for every pack. Take attention=sdpa, or compile=false"
+            )
         missing = _missing(wanted, device)
         if missing:
             raise UserError(f"attention={wanted} cannot be had: {missing}. Take attention=auto")
         return wanted, "as configured"
+    if device.type != "cuda" and compiled:
+        return "sdpa", "compile=true needs one graph for all packs"
     if device.type != "cuda":
         return "documents", f"fused attention per example, the fastest on {device.type}"
     for name in BACKENDS:
@@ -162,17 +174,14 @@ def _varlen_attention(
     **variants: Any,
 ) -> tuple[torch.Tensor, None]:
     """PyTorch's variable-length flash kernel (CUDA, half precision); shapes as above."""
-    from torch.nn.attention.varlen import varlen_attn
-
     assert cu_seq_lens_q is not None and max_length_q is not None and dropout == 0.0
     _refuse_variants("varlen", max_length_q, variants)
     # Up to torch 2.10 causal attention was a flag, since then it is a window.
-    known = inspect.signature(varlen_attn).parameters
     causal: dict[str, Any] = (
-        {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        {"window_size": (-1, 0)} if "window_size" in _VARLEN_OPTIONS else {"is_causal": True}
     )
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in known:
+    if groups > 1 and "enable_gqa" in _VARLEN_OPTIONS:
         causal["enable_gqa"] = True
     elif groups > 1:
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))

@@ -17,6 +17,7 @@ CONFIG_FILE = "config.yaml"
 MAY_DIFFER = (
     *("resume", "overwrite", "callbacks", "logger", "paths", "strategy", "plan", "planning"),
     *("data.num_workers", "data.micro_batch"),
+    *("activation_checkpointing", "compile", "liger"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
     *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),
 )

@@ -21,8 +21,9 @@ from orca.errors import UserError
 from orca.stream import IGNORED, MicroBatch, StepBatch
 from orca.training.attention import choose_backend, implementation
 from orca.training.guards import NonFiniteLoss, report_incident
+from orca.training.levers import Levers
 from orca.training.loggers import log_step
-from orca.training.optimizer import AdamW, Schedule
+from orca.training.optimizer import AdamW, Schedule, set_lr
 from orca.training.pretrained import Pretrained, prepare_model
 from orca.training.ranks import gather_objects, is_rank_zero
 from orca.training.sharding import load_shards, shard
@@ -43,6 +44,7 @@ class ExplanationTuning(L.LightningModule):
         loss_chunk: target positions whose logits exist at once.
         max_skipped_steps: steps in a row whose loss or gradient is no number before the run ends;
             until then each is skipped and its examples are written to ``incidents.jsonl``.
+        levers: what trades time for memory.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ExplanationTuning(L.LightningModule):
         lr_scale: float = 1.0,
         loss_chunk: int = 1024,
         max_skipped_steps: int = 3,
+        levers: Levers = Levers(),  # noqa: B008 (it cannot be changed)
         start_from: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -77,6 +80,7 @@ class ExplanationTuning(L.LightningModule):
         self.gradient_clip = gradient_clip
         self.lr_scale = lr_scale
         self.loss_chunk = loss_chunk
+        self.levers = levers
         self.start_from = start_from
         self.max_skipped_steps = max_skipped_steps
         self.seed = seed
@@ -95,7 +99,7 @@ class ExplanationTuning(L.LightningModule):
         if self.start_from is not None:
             source = Pretrained(source.name, str(self.start_from), source.lr)
         device = self.trainer.strategy.root_device if self._trainer else self.device
-        self.backend, reason = choose_backend(self.attention, device)
+        self.backend, reason = choose_backend(self.attention, device, self.levers.compile)
         if is_rank_zero():
             print(f"attention: {self.backend} ({reason})", flush=True)
         strategy = self.trainer.strategy if self._trainer else None
@@ -104,10 +108,16 @@ class ExplanationTuning(L.LightningModule):
         model = source.meta_model() if on_meta else source.model(self.seed)
         prepare_model(model, self.tokenizer, self.pretrained.embedding_multiple)
         model.set_attn_implementation(implementation(self.backend))
+        half = self._trainer is not None and "bf16" in str(self.trainer.precision)
+        if self.pretrained.adapter is not None:
+            assert not sharded  # refused by Lora.check
+            base = self.start_from or self.pretrained.hub_id or self.pretrained.path
+            self.pretrained.adapter.put_on(model, str(base), self.seed, half)
+        self.levers.apply(model, device)
         self.student = Student(model, self.loss_chunk).train()
         if isinstance(strategy, FullySharded):
-            half = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
-            shard(self.student, strategy.mesh, half, strategy.reduce_dtype, strategy.cpu_offload)
+            compute = torch.bfloat16 if half else None
+            shard(self.student, strategy.mesh, compute, strategy.reduce_dtype, strategy.cpu_offload)
             if on_meta:
                 home = torch.device("cpu") if strategy.cpu_offload else device
                 load_shards(model, source.directory(), home)
@@ -133,8 +143,7 @@ class ExplanationTuning(L.LightningModule):
             [torch.isfinite(total) & torch.isfinite(norm), stop > 0]
         ).tolist()
         if is_finite:
-            for group in optimizer.param_groups:  # type: ignore[union-attr]
-                group["lr"] = lr
+            set_lr(optimizer, lr)  # type: ignore[arg-type]
             optimizer.step()  # type: ignore[union-attr]
             self._skipped_in_a_row = 0
         optimizer.zero_grad()  # type: ignore[union-attr]

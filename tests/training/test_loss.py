@@ -29,6 +29,30 @@ def test_value_and_gradients_equal_plain_cross_entropy(chunk: int) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", ["weight", "hidden"])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(frozen: str) -> None:
+    """LoRA freezes lm_head: its gradient, the largest there is, is neither computed nor kept."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 16), torch.randn(50, 16)
+    targets = torch.randint(0, 50, (23,))
+    trained = hidden if frozen == "weight" else weight
+    both = [t.clone().requires_grad_() for t in (hidden, weight)]
+    target_cross_entropy(*both, targets, 7).backward()
+    trained.requires_grad_()
+    kept: list[torch.Size] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = target_cross_entropy(hidden, weight, targets, 7)
+    loss.backward()
+    assert kept == [trained.shape]
+    assert torch.equal(trained.grad, both[0 if frozen == "weight" else 1].grad)
+    assert (weight if frozen == "weight" else hidden).grad is None
+
+
 def test_without_targets_the_loss_is_zero_and_still_has_a_gradient() -> None:
     hidden = torch.randn(0, 16, requires_grad=True)
     weight = torch.randn(50, 16, requires_grad=True)

@@ -156,13 +156,13 @@ def start_and_disturb(
     return process.returncode, said
 
 
-LONG = ["epochs=30", "trainer.max_steps=150", "model=tiny"]
+LONG = ["epochs=30", "trainer.max_steps=60", "model=tiny"]
 TWO = ["strategy=fsdp", "trainer.devices=2"]
 
 
 def check_resumes(tmp_path: Path, unbroken: Path) -> None:
     stage = train(tmp_path, "r", *LONG, *TWO, "resume=auto")
-    assert losses(stage) == losses(unbroken) and len(losses(stage)) == 150
+    assert losses(stage) == losses(unbroken) and len(losses(stage)) == 60
     assert weights_hash(stage / "hf") == weights_hash(unbroken / "hf")
 
 
@@ -181,7 +181,7 @@ def test_a_signal_to_one_rank_alone_saves_on_all_and_queues_again(
     status, said = start_and_disturb(arguments, stage, lambda ranks: ranks[1].send_signal(number))
     found = newest_checkpoint(stage / "checkpoints")
     assert status == 75, said
-    assert found is not None and 4 < found[0] == len(losses(stage)) < 150
+    assert found is not None and 4 < found[0] == len(losses(stage)) < 60
     check_resumes(tmp_path, unbroken)
 
 
@@ -276,3 +276,31 @@ def test_two_ranks_go_on_from_a_directory_of_many_weight_files(runs: Path, tmp_p
     options = ["model=hub", "model.name=t", f"model.path={tmp_path}/hf", "optimizer.lr=1e-3"]
     stage = train(tmp_path, "many", *options, "strategy=fsdp", "trainer.devices=2")
     assert losses(stage) == losses(runs / "two/flan5m_chatgpt") and len(losses(stage)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "levers",
+    [
+        ["activation_checkpointing=full"],
+        ["activation_checkpointing=selective", "compile=true"],
+        ["optimizer=adamw_8bit"],
+    ],
+    ids=lambda levers: levers[0],
+)
+def test_levers_change_nothing_on_two_ranks(runs: Path, tmp_path: Path, levers: list[str]) -> None:
+    model = [*model_of(runs), *TWO]
+    got = losses(train(tmp_path, "levers", *model, *levers))
+    rel = 1e-4 if "optimizer=adamw_8bit" in levers else 1e-5
+    assert got == pytest.approx(losses(runs / "two/flan5m_chatgpt"), rel=rel) and len(got) == 6
+
+
+@pytest.mark.slow
+def test_8bit_moments_resume_exactly_on_two_ranks(runs: Path, tmp_path: Path) -> None:
+    model = [*model_of(runs), *TWO, "optimizer=adamw_8bit"]
+    stage = train(tmp_path, "eight", *model)
+    expected = losses(stage)
+    (stage / "results.json").unlink()
+    shutil.rmtree(stage / "checkpoints/step00000006")
+    assert losses(train(tmp_path, "eight", *model, "resume=auto")) == expected
+    assert len(expected) == 6
