@@ -78,8 +78,10 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     decorated = hydra.main(
         version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name=config_name
     )
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for library in ("torchao", "torch.utils._pytree"):  # about kernels that are not for this CPU
+        logging.getLogger(library).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import compose_config
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -16,7 +17,9 @@ from orca.errors import UserError
 from orca.training import CHECKPOINTING, TRAIN_OPTIONS, Levers
 
 ROOT = Path(__file__).parent.parent
-GROUPS = sorted(p.name for p in CONF_DIR.iterdir() if p.is_dir() and p.name != "experiment")
+GROUPS = sorted(
+    p.name for p in CONF_DIR.iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")
+)
 GROUPS.append("model/adapter")
 OPTIONS = [(g, f.stem) for g in GROUPS for f in sorted((CONF_DIR / g).glob("*.yaml"))]
 NEEDED = {
@@ -62,10 +65,11 @@ def test_every_option_of_every_group_composes_and_instantiates(group: str, optio
         assert (adapter is None) == (option == "none")
     elif group == "data":
         assert instantiate(config.data, _partial_=True).func.__name__ == "TraceDataModule"
-    elif group in ("strategy", "callbacks", "trainer"):
+    elif group == "strategy":
+        # One device needs no configuration: the program makes its strategy for the device.
+        assert (instantiate(config.strategy.strategy) is None) == (option == "single")
+    elif group in ("callbacks", "trainer"):
         OmegaConf.to_container(config[group], resolve=True)
-        if "strategy" in config[group] and not isinstance(config[group].strategy, str):
-            assert instantiate(config[group].strategy) is not None
 
 
 def test_every_lever_composes_and_is_built() -> None:
@@ -85,6 +89,22 @@ def test_every_model_takes_an_adapter(model: str) -> None:
     check_config(config, TRAIN_OPTIONS)
     adapter = instantiate(config.model).adapter
     assert adapter.rank == 16 and list(adapter.target_modules) == ["q_proj"]
+
+
+def test_the_slurm_launcher_asks_for_a_task_a_device_and_takes_all_its_options() -> None:
+    import inspect
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+        overrides = ["hydra/launcher=submitit_slurm", "trainer.devices=8", "trainer.num_nodes=2"]
+        config = compose("train", overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    launcher = config.hydra.launcher
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (2, 8, 8)
+    known = set(inspect.signature(SlurmQueueConf).parameters)
+    assert {str(key) for key in launcher} - {"_target_"} <= known
 
 
 def test_every_experiment_composes() -> None:
