@@ -17,7 +17,8 @@ from orca.errors import UserError
 from orca.training import CHECKPOINTING, TRAIN_OPTIONS, Levers
 
 ROOT = Path(__file__).parent.parent
-GROUPS = sorted(
+CONFIGURED = (p.name for p in CONF_DIR.iterdir() if p.is_dir())
+GROUPS = sorted(name for name in CONFIGURED if name not in ("experiment", "hydra"))
     p.name for p in CONF_DIR.iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")
 )
 GROUPS.append("model/adapter")
