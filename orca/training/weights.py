@@ -86,7 +86,7 @@ def write_shards(
 ) -> None:
     """Write tensors as ``<stem>.safetensors`` or, where they are more than ``max_shard_bytes``, as
     ``<stem>-0000i-of-0000n.safetensors`` with an index. Every rank must call this; rank 0 holds
-    the tensors of one file, the others one tensor.
+    the tensors of one file, the others one tensor (and what ``tensor`` needs to gather it).
 
     Args:
         shapes: tensors on the meta device, in the order in which they are written.
@@ -136,7 +136,7 @@ def publish(beside: Path, target: Path) -> None:
     """Rename ``beside`` to ``target``, once all of it is on the disk; an older ``target`` goes."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in beside.iterdir():
+    for path in filter(Path.is_file, beside.rglob("*")):
         path.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
         with path.open("rb") as file:
             os.fsync(file.fileno())
