@@ -245,6 +245,8 @@ def _cut(work: Work, steps: int) -> Work:
 
 def _refused(setup: Setup) -> str | None:
     """Why training would not start as configured, or None."""
+    if setup.sharded and setup.lora_rank is not None:
+        return f"model/adapter=lora does not go with strategy={setup.strategy}. Take ddp or single"
     if setup.sharded and setup.ranks % setup.replicas:
         return f"{setup.ranks} ranks cannot hold {setup.replicas} replicas of the same size"
     if setup.strategy == "single" and setup.ranks > 1:
