@@ -109,7 +109,9 @@ def plan_stage(config: DictConfig, name: str) -> StagePlan:
     share = lengths.target_share
     found = memory(shape, setup, share)
     needed = planning.needed(found)
-    weights = weight_bytes(shape, setup)
+    # Frozen weights are not in a checkpoint: they are read again from where they came.
+    lora = setup.lora_rank is not None
+    weights = 4.0 * trained_weights(shape, setup) if lora else weight_bytes(shape, setup)
     state = setup.optimizer_bytes * trained_weights(shape, setup)
     export = {"float32": 4, "bfloat16": 2}[pretrained.export_dtype]
     keep = OmegaConf.select(config, "callbacks.checkpoints.keep", default=0)
