@@ -170,7 +170,7 @@ def memory(shape: Shape, setup: Setup, target_share: float) -> Memory:
         target_share: of a micro-batch's tokens.
     """
     trained, compute = trained_weights(shape, setup), setup.compute_bytes
-    kept = {
+    kept = {  # DDP's buckets are the gradients themselves
         "weights": weight_bytes(shape, setup) / setup.shards,
         "gradients, float32": 4.0 * trained / setup.shards,
         "optimizer state": setup.optimizer_bytes * trained / setup.shards,
@@ -184,8 +184,6 @@ def memory(shape: Shape, setup: Setup, target_share: float) -> Memory:
         kept["gathered layers"] = compute * (3.0 * shape.layer + 2.0 * shape.other)
     elif setup.mixed and setup.lora_rank is None:
         kept["bf16 copies of weights"] = 2.0 * shape.layers * shape.linear
-    if setup.strategy == "ddp":
-        kept["DDP's gradient buckets"] = 4.0 * trained
     tokens = float(setup.micro_batch * setup.max_tokens)
     last_norm = (4 + setup.residual_bytes) * shape.hidden
     a_layer = layer_activations(shape, setup, setup.checkpointing)

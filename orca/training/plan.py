@@ -58,7 +58,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Everything that the report says of a stage."""
+    """Everything that the report says of a stage; ``staged_bytes`` is the host memory of a node
+    that holds a checkpoint while it is written."""
 
     name: str
     part: str
@@ -73,6 +74,7 @@ class StagePlan:
     traffic: Traffic
     checkpoint_bytes: float
     checkpoints_kept: int
+    staged_bytes: float
     best_bytes: float
     export_bytes: float
     refused: str | None
@@ -107,11 +109,14 @@ def plan_stage(config: DictConfig, name: str) -> StagePlan:
     share = lengths.target_share
     found = memory(shape, setup, share)
     needed = planning.needed(found)
-    weights = weight_bytes(shape, setup)
+    # Frozen weights are not in a checkpoint: they are read again from where they came.
+    lora = setup.lora_rank is not None
+    weights = 4.0 * trained_weights(shape, setup) if lora else weight_bytes(shape, setup)
     state = setup.optimizer_bytes * trained_weights(shape, setup)
     export = {"float32": 4, "bfloat16": 2}[pretrained.export_dtype]
     keep = OmegaConf.select(config, "callbacks.checkpoints.keep", default=0)
     best = OmegaConf.select(config, "callbacks.checkpoints.best", default=False)
+    staged = OmegaConf.select(config, "callbacks.checkpoints.asynchronous", default=False)
     return StagePlan(
         name=name,
         part=stage.part,
@@ -126,7 +131,8 @@ def plan_stage(config: DictConfig, name: str) -> StagePlan:
         traffic=plan_traffic(shape, setup, work, planning),
         checkpoint_bytes=weights + state,
         checkpoints_kept=keep,
-        best_bytes=weights if best else 0.0,
+        staged_bytes=setup.devices * (weights + state) / setup.shards if staged else 0.0,
+        best_bytes=float(export * shape.total) if best else 0.0,  # a model directory too
         export_bytes=float(export * shape.total),
         refused=_refused(setup),
     )
@@ -167,7 +173,7 @@ def read_setup(config: DictConfig) -> Setup:
         strategy=config.strategy.name,
         devices=config.trainer.devices,
         nodes=config.trainer.num_nodes,
-        replicas=option("strategy.strategy.replicas", 1) if config.strategy.name == "hsdp" else 1,
+        replicas=option("strategy.strategy.replicas", 1),
         mixed=config.precision != "32-true",
         reduce_bytes=2 if half_reduce and config.precision != "32-true" else 4,
         cpu_offload=bool(option("strategy.strategy.cpu_offload", False)),
@@ -245,8 +251,10 @@ def _cut(work: Work, steps: int) -> Work:
 
 def _refused(setup: Setup) -> str | None:
     """Why training would not start as configured, or None."""
-    if setup.sharded and setup.ranks % setup.replicas:
-        return f"{setup.ranks} ranks cannot hold {setup.replicas} replicas of the same size"
+    if setup.sharded and setup.lora_rank is not None:
+        return f"model/adapter=lora does not go with strategy={setup.strategy}. Take ddp or single"
+    if setup.replicas > 1 and (setup.ranks % setup.replicas or setup.replicas >= setup.ranks):
+        return f"{setup.ranks} ranks cannot hold {setup.replicas} replicas of several ranks each"
     if setup.strategy == "single" and setup.ranks > 1:
         return f"strategy=single trains on one device, {setup.ranks} are asked for"
     share = setup.ranks * setup.micro_batch

@@ -104,10 +104,13 @@ def _disk(plan: StagePlan) -> list[str]:
     saved, kept = plan.checkpoint_bytes, plan.checkpoints_kept
     whole = saved * (kept + 1) + plan.best_bytes + plan.export_bytes
     best = f" + best weights {_gb(plan.best_bytes)}" if plan.best_bytes else ""
-    return [
+    lines = [
         f"disk: a checkpoint {_gb(saved)} × ({kept} kept + 1 being written){best} + hf/ "
         f"{_gb(plan.export_bytes)} = {_gb(whole)}"
     ]
+    if plan.staged_bytes:
+        lines.append(f"host memory per node, while one is written: {_gb(plan.staged_bytes)}")
+    return lines
 
 
 def _paper(plan: StagePlan) -> list[str]:

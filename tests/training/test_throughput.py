@@ -85,3 +85,12 @@ def test_the_wait_for_data_is_told_and_time_between_steps_is_not_counted(
     assert metrics["throughput/data_wait"] == pytest.approx(waited / seconds)
     in_steps = seconds - waited
     assert 0 < in_steps < pause * len(counted)  # the watcher's sleep is not in it
+
+
+def test_a_run_says_what_mfu_is_measured_against(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_stage import FAST, train
+
+    train(tmp_path, *FAST, "trainer.max_steps=1")
+    assert "no MFU: no peak is known for this cpu" in capsys.readouterr().out
