@@ -90,6 +90,7 @@ class AdamW8bit(AdamW):
         # is read before optimizers are built.
         import torchao.optim
 
+        _let_checkpoints_copy_moments()
         self._optimizer = torchao.optim.AdamW8bit
 
     def build(self, module: nn.Module, lr_scale: float = 1.0) -> torch.optim.Optimizer:
@@ -97,6 +98,20 @@ class AdamW8bit(AdamW):
         return self._optimizer(
             self._groups(module), lr=self.lr * lr_scale, betas=self.betas, eps=self.eps
         )
+
+
+def _let_checkpoints_copy_moments() -> None:
+    """Give torchao's moments the two operators with which the asynchronous writer of checkpoints
+    makes room for its copy (of whole and of sharded tensors), and which they lack."""
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    @OptimState8bit.implements([torch.ops.aten.zeros_like.default, torch.ops.aten.clone.default])
+    def _(function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        moment, options = args[0], {k: v for k, v in kwargs.items() if k == "device"}
+        codes, scale = (function(tensor, **options) for tensor in (moment.codes, moment.scale))
+        # The map from codes to values stays: copying into the moment does not set it.
+        qmap = moment.qmap.to(options.get("device"))
+        return OptimState8bit(codes, scale, qmap, moment.signed, dtype=moment.dtype)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
