@@ -396,8 +396,8 @@ def report(found: dict[str, Any], arguments: argparse.Namespace, peak: float | N
         f"- Hardware: {device_name()}; peak "
         + (f"{peak / 1e12:g} TFLOP/s, dense bf16." if peak else "unknown, so no MFU."),
         f"- Versions: Python {platform.python_version()}, {', '.join(versions)}.",
-        f"- Data: random words in the lengths of 364 Orca-style traces, packs of {arguments.length}, "
-        f"{arguments.packs} packs a step, one a forward pass.",
+        "- Data: random words in the lengths of 364 Orca-style traces, packs of "
+        f"{arguments.length}, {arguments.packs} packs a step, one a forward pass.",
         f"- Protocol: {arguments.steps} steps counted after {WARM_UP} of warm-up in each round, "
         "cases in turn; padding is not counted; medians of rounds.",
         "- `ours`: the best attention there is, no checkpointing, no compile, loss_chunk 1,024. "

@@ -84,6 +84,8 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
+    # conf/hydra/launcher/submitit_slurm.yaml has its plugin's name, so that users find it.
+    warnings.filterwarnings("ignore", message=r"(?s).*ConfigStore schema with the same name.*")
     try:
         decorated(_keep_sweep_going(main))()
     except Unfinished as stop:

@@ -19,8 +19,6 @@ from orca.training import CHECKPOINTING, TRAIN_OPTIONS, Levers
 ROOT = Path(__file__).parent.parent
 CONFIGURED = (p.name for p in CONF_DIR.iterdir() if p.is_dir())
 GROUPS = sorted(name for name in CONFIGURED if name not in ("experiment", "hydra"))
-    p.name for p in CONF_DIR.iterdir() if p.is_dir() and p.name not in ("experiment", "hydra")
-)
 GROUPS.append("model/adapter")
 OPTIONS = [(g, f.stem) for g in GROUPS for f in sorted((CONF_DIR / g).glob("*.yaml"))]
 NEEDED = {

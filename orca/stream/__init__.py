@@ -15,7 +15,7 @@ from orca.stream.datamodule import TraceDataModule
 from orca.stream.encode import Encoder, Example, TooLong
 from orca.stream.packing import Pack, best_fit_decreasing, pack_window
 from orca.stream.stream import PackStream, StreamPack, StreamState, displacement
-from orca.stream.windows import HeldOut
+from orca.stream.windows import HeldOut, lost_worker
 
 __all__ = [
     "IGNORED",
@@ -44,6 +44,7 @@ __all__ = [
     "best_fit_decreasing",
     "collate",
     "displacement",
+    "lost_worker",
     "pack_window",
     "show_pack",
 ]

@@ -6,6 +6,7 @@ the step has (the exact loss normalisation) and which packs are its own.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,11 +127,13 @@ def balance(costs: Sequence[float], ranks: int, micro_packs: int) -> list[list[l
     rounds = -(-len(costs) // (ranks * micro_packs))
     slots: list[list[int]] = [[] for _ in range(ranks * rounds)]
     loads = [0.0] * len(slots)
+    open_slots = [(0.0, slot) for slot in range(len(slots))]  # a heap: the least loaded first
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        open_slots = [s for s in range(len(slots)) if len(slots[s]) < micro_packs]
-        slot = min(open_slots, key=lambda s: (loads[s], s))
+        load, slot = heapq.heappop(open_slots)
         slots[slot].append(index)
-        loads[slot] += costs[index]
+        loads[slot] = load + costs[index]
+        if len(slots[slot]) < micro_packs:
+            heapq.heappush(open_slots, (loads[slot], slot))
     by_load = sorted(range(len(slots)), key=lambda s: (-loads[s], s))
     return [
         [sorted(slots[by_load[r * ranks + rank]]) for r in range(rounds)] for rank in range(ranks)

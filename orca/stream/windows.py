@@ -156,16 +156,24 @@ def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterat
         except StopIteration:
             return
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise Unfinished(
-                f"a tokenising process was lost ({str(error).splitlines()[0]}). Where nobody "
-                "killed it the machine may be out of memory: lower data.num_workers. resume=auto "
-                "goes on from the last checkpoint"
-            ) from None
+            raise lost_worker(error) from None
         if window.error is not None:
             raise UserError(window.error)
         yield window
+
+
+def lost_worker(error: RuntimeError) -> Exception:
+    """What to raise in place of ``error``, which is PyTorch's when a worker was killed.
+
+    PyTorch raises it in a signal handler, and so from whatever line the program is at.
+    """
+    if "DataLoader worker" not in str(error):
+        return error
+    return Unfinished(
+        f"a tokenising process was lost ({str(error).splitlines()[0]}). Where nobody killed it the "
+        "machine may be out of memory: lower data.num_workers. resume=auto goes on from the last "
+        "checkpoint"
+    )
 
 
 def _end_with_parent(worker: int) -> None:

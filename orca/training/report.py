@@ -30,6 +30,7 @@ def summarise(directory: Path, datamodule: TraceDataModule, stage: str) -> dict[
         "held_out_loss": ends("val/loss"),
         "exact_answer": ends("val/exact_answer"),
         "steps": totals["steps"],
+        "skipped_steps": int((ends("guards/skipped_steps") or {"after": 0})["after"]),
         "examples": totals["examples"],
         "truncated": totals["truncated"],
         "tokens": totals["tokens"],
@@ -53,6 +54,11 @@ def describe(results: dict[str, Any], directory: Path) -> str:
         f"  trained on {results['examples']:,} examples, {results['target_tokens']:,} targets of "
         f"{results['tokens']:,} tokens in {results['steps']} steps, {results['seconds']:.0f} s"
     )
+    if results["skipped_steps"]:
+        lines.append(
+            f"  warning: {results['skipped_steps']} of these steps were skipped, their loss or "
+            "gradient was no number; incidents.jsonl names their examples"
+        )
     if results["steps"] < 10:
         lines.append(f"  warning: only {results['steps']} step(s); lower data.global_batch?")
     if results["truncated"] > 0.05 * results["examples"]:

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import Unfinished, UserError
-from orca.stream import TraceDataModule
+from orca.stream import TraceDataModule, lost_worker
 from orca.training.checkpoint import newest_checkpoint
 from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
 from orca.training.export import export
@@ -190,7 +190,7 @@ def build_trainer(
     environment: ClusterEnvironment = LightningEnvironment()
     if config.strategy.strategy is not None:
         strategy = instantiate(config.strategy.strategy)
-        check_strategy(strategy, device, world()[1], precision)
+        check_strategy(config.strategy.name, strategy, device, world()[1], precision)
         environment = TorchElasticEnvironment()  # join_ranks has seen to its variables
     loggers: list[Any] = [MetricsCsv(directory)]
     if config.logger is not None and "_target_" in config.logger:
@@ -239,6 +239,8 @@ def _fit(
         trainer.fit(module, datamodule, ckpt_path=start, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"the Trainer refuses its configuration: {error}") from None
+    except RuntimeError as error:
+        raise lost_worker(error) from None
     except SIGTERMException:
         stopped = "told to stop"
     except KeyboardInterrupt:

@@ -174,7 +174,9 @@ class FullySharded(ElasticCheckpoints, ModelParallelStrategy):
                 setattr(module, name, buffer.to(self.root_device))
 
 
-def check_strategy(strategy: Any, device: torch.device, ranks: int, precision: str) -> None:
+def check_strategy(
+    name: str, strategy: Any, device: torch.device, ranks: int, precision: str
+) -> None:
     """Refuse choices that cannot work together.
 
     Raises:
@@ -184,6 +186,11 @@ def check_strategy(strategy: Any, device: torch.device, ranks: int, precision: s
         raise UserError("Apple GPUs have no collectives: take strategy=single, trainer.devices=1")
     if not isinstance(strategy, FullySharded):
         return
+    if name == "hsdp" and strategy.replicas == 1:
+        raise UserError(
+            "strategy=hsdp with one copy of the model is strategy=fsdp. Say how many copies: "
+            "strategy.strategy.replicas=N (by default one a node), or take strategy=fsdp"
+        )
     if strategy.replicas > 1 and (ranks % strategy.replicas or strategy.replicas >= ranks):
         raise UserError(
             f"strategy.strategy.replicas={strategy.replicas} does not divide {ranks} rank(s) into "

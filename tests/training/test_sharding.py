@@ -17,11 +17,17 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from conftest import compose_config
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orca.config import CONF_DIR
+from orca.errors import UserError
 from orca.training import export, newest_checkpoint, read_metrics, weights_hash
+from orca.training.strategies import check_strategy
 
 ROOT = CONF_DIR.parent
 OPTIONS = [
@@ -93,8 +99,8 @@ def test_two_ranks_train_as_one_and_export_the_same_weights(runs: Path) -> None:
     ("strategy", "ranks"),
     [
         (["strategy=ddp"], 2),
-        (["strategy=ddp", "data.micro_batch=2"], 2),
-        (["strategy=hsdp", "strategy.strategy.replicas=2"], 4),
+        pytest.param(["strategy=ddp", "data.micro_batch=2"], 2, marks=pytest.mark.slow),
+        pytest.param(["strategy=hsdp", "strategy.strategy.replicas=2"], 4, marks=pytest.mark.slow),
     ],
 )
 def test_every_strategy_trains_as_one_device(
@@ -107,10 +113,10 @@ def test_every_strategy_trains_as_one_device(
 @pytest.mark.parametrize(
     ("start", "options"),
     [
-        ("two", ["strategy=fsdp", "trainer.devices=1"]),
         ("two", ["strategy=fsdp", "trainer.devices=4"]),
         ("two", ["strategy=single"]),
-        ("one", ["strategy=ddp", "trainer.devices=2"]),
+        pytest.param("two", ["strategy=fsdp", "trainer.devices=1"], marks=pytest.mark.slow),
+        pytest.param("one", ["strategy=ddp", "trainer.devices=2"], marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_goes_on_under_another_strategy_and_number_of_ranks(
@@ -171,7 +177,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("unbroken"), "r", *LONG, *TWO)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_rank_alone_saves_on_all_and_queues_again(
     tmp_path: Path, unbroken: Path, number: signal.Signals
 ) -> None:
@@ -185,6 +193,7 @@ def test_a_signal_to_one_rank_alone_saves_on_all_and_queues_again(
     check_resumes(tmp_path, unbroken)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_reaches_the_ranks(tmp_path: Path, unbroken: Path) -> None:
     arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
     stage = tmp_path / "r/flan5m_chatgpt"
@@ -204,6 +213,7 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_bitwise(tmp_path: Path, unbr
     check_resumes(tmp_path, unbroken)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
     arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
     arguments.append("strategy.strategy.timeout_minutes=0.2")
@@ -214,6 +224,7 @@ def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
     assert newest_checkpoint(stage / "checkpoints") is not None
 
 
+@pytest.mark.slow
 def test_torchrun_starts_lost_ranks_again_by_itself(tmp_path: Path, unbroken: Path) -> None:
     """The same final weights as the run that lost none, and nothing for the user to do."""
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -225,6 +236,7 @@ def test_torchrun_starts_lost_ranks_again_by_itself(tmp_path: Path, unbroken: Pa
     assert weights_hash(stage / "hf") == weights_hash(unbroken / "hf")
 
 
+@pytest.mark.slow
 def test_slurm_tasks_are_ranks(runs: Path, tmp_path: Path) -> None:
     """Two tasks with the variables that srun sets (there is no SLURM here)."""
     with socket.socket() as free:
@@ -248,23 +260,41 @@ def test_slurm_tasks_are_ranks(runs: Path, tmp_path: Path) -> None:
     assert_same_run(runs / "one/flan5m_chatgpt", tmp_path / "r/flan5m_chatgpt")
 
 
+def test_several_devices_without_a_strategy_for_them_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"strategy=single trains on one device"):
+        train(tmp_path, "x", "model=tiny", "trainer.devices=2")
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "ranks", "words"),
     [
-        (["trainer.devices=2"], "strategy=single trains on one device"),
-        (["strategy=hsdp", "strategy.strategy.replicas=2", "trainer.devices=2"], "replicas=2"),
-        (["strategy=fsdp", "strategy.strategy.cpu_offload=true"], "in host memory already"),
-        (["strategy=fsdp", "strategy.strategy.reduce_dtype=bfloat16"], "bf16-mixed"),
-        (["strategy=fsdp", "strategy.strategy.reduce_dtype=float8"], "float32 or bfloat16"),
+        (["strategy=hsdp", "strategy.strategy.replicas=2"], 2, "replicas=2 does not divide 2"),
+        (["strategy=hsdp", "strategy.strategy.replicas=3"], 8, "replicas=3 does not divide 8"),
+        (["strategy=hsdp"], 2, "one copy of the model is strategy=fsdp"),
+        (["strategy=fsdp", "strategy.strategy.cpu_offload=true"], 2, "in host memory already"),
+        (["strategy=fsdp", "strategy.strategy.reduce_dtype=bfloat16"], 2, "bf16-mixed, not 32"),
+        (["strategy=fsdp", "strategy.strategy.reduce_dtype=float8"], 2, "float32 or bfloat16"),
+        (["strategy=fsdp", "strategy.strategy.replicas=0"], 2, "at least 1"),
     ],
 )
 def test_choices_that_cannot_work_together_are_refused(
-    tmp_path: Path, options: list[str], words: str
+    options: list[str], ranks: int, words: str
 ) -> None:
-    with pytest.raises(AssertionError, match=words):
-        train(tmp_path, "x", "model=tiny", *options)
+    config = compose_config(*options)
+    with pytest.raises(UserError, match=words):
+        strategy = refused_inside(lambda: instantiate(config.strategy.strategy))
+        check_strategy(config.strategy.name, strategy, torch.device("cpu"), ranks, "32-true")
 
 
+def refused_inside(build: Callable[[], Any]) -> Any:
+    """What ``build`` returns; Hydra wraps the errors of constructors."""
+    try:
+        return build()
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
+@pytest.mark.slow
 def test_two_ranks_go_on_from_a_directory_of_many_weight_files(runs: Path, tmp_path: Path) -> None:
     """Each rank reads its rows; losses are those of the same weights in one file."""
     source = runs / "base/flan5m_chatgpt/hf"
