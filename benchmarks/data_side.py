@@ -247,7 +247,8 @@ def report_memory(directory: Path, tokenizer: Any, examples: int) -> list[str]:
         f"The same loader at full speed ({speed:,.0f} examples/s); MiB, the larger of the workers. "
         "Resident counts shared pages in every process, among them what a worker has from the main "
         "process since the fork, libraries included; anonymous is memory without a file behind it; "
-        "the last column divides shared pages among those that share them.",
+        "the last column divides shared pages among those that share them (in the first row the "
+        "workers have not yet written to what they share with the main process).",
         "",
         "| examples | main, resident | main, anonymous | worker, resident | worker, anonymous "
         "| all processes |",
@@ -294,13 +295,16 @@ def report_waiting(directory: Path, tokenizer: Any, rates: list[float], steps: i
         "## Waiting for data",
         "",
         f"SmolLM2's tokenizer, {GLOBAL_BATCH} packs of {CAPACITY:,} a step, {WORKERS} workers, "
-        f"{steps} steps after the first. The consumer sleeps for a step's tokens at the rate.",
+        f"{steps} steps after the first ({5 * steps} where all is taken). The consumer sleeps for "
+        f"a step's tokens at the rate. Priority (nice): {os.nice(0)}.",
         "",
         "| tokens/s wanted | had | share of time waiting | longest wait | first step's | load |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for rate in rates:
-        share, longest, had, first = waiting(directory, tokenizer, rate, steps)
+        # Without a rate, what was read ahead must not count for much.
+        number = steps if rate < float("inf") else 5 * steps
+        share, longest, had, first = waiting(directory, tokenizer, rate, number)
         wanted = f"{rate:,.0f}" if rate < float("inf") else "all"
         lines.append(
             f"| {wanted} | {had:,.0f} | {share:.2%} | {longest * 1000:,.0f} ms | {first:.1f} s "
