@@ -12,7 +12,7 @@ files, or of the sample traces where ORCA_SHARED_DATA is not set. Then:
 - **memory**: of the main process and the workers, over a million examples at full speed.
 
 Waiting and memory use SmolLM2's tokenizer and the loader that training uses. Needs 3 kB of disk a
-row; the directory's cache of an earlier run is deleted.
+row. ``--parts`` measures some of the three anew; the page keeps the others' last figures.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROW_GROUP = 1 << 20
 LONGEST = 12_000
 NAME = "3_5M-GPT3_5-Augmented.parquet"  # of part chatgpt of data=openorca
+PARTS = ("start", "waiting", "memory")
 SAMPLES = 10  # of memory
 CAPACITY, GLOBAL_BATCH, WORKERS = 2048, 64, 2  # the defaults of conf/data
-MODEL, LAST = "model made", "first optimizer step done"
+IMPORTS, MODEL, LAST = "imports, configuration", "model made", "first optimizer step done"
 
 
 def write_parquet(file: Path, rows: int, seed: int = 0) -> None:
@@ -97,7 +98,8 @@ def train_with_times(result: Path, begun: float, overrides: list[str]) -> None:
     """Run `train.py` in this process; write when it passed what, until its first step ended.
 
     Args:
-        result: JSON, milestone → seconds since ``begun``, in the order in which they were passed.
+        result: JSON, milestone → seconds since ``begun`` and CPU seconds of this process, in the
+            order in which they were passed.
         begun: ``time.time()`` when the process was started.
     """
     import lightning as L
@@ -107,23 +109,26 @@ def train_with_times(result: Path, begun: float, overrides: list[str]) -> None:
     from orca.traces import source
     from orca.training import ExplanationTuning, RunProgress
 
-    passed: dict[str, float] = {}
+    passed: dict[str, tuple[float, float]] = {}
+
+    def now() -> tuple[float, float]:
+        return time.time() - begun, time.process_time()
 
     def mark(name: str, owner: Any, attribute: str, returned: bool = True) -> None:
         function = getattr(owner, attribute)
 
         def marked(*args: Any, **kwargs: Any) -> Any:
             if not returned:
-                passed.setdefault(name, time.time() - begun)
+                passed.setdefault(name, now())
             value = function(*args, **kwargs)
-            passed.setdefault(name, time.time() - begun)
+            passed.setdefault(name, now())
             if name == LAST:
                 result.write_text(json.dumps(passed), encoding="utf-8")
             return value
 
         setattr(owner, attribute, marked)
 
-    mark("imports, configuration", orca.training, "train_stage", returned=False)
+    mark(IMPORTS, orca.training, "train_stage", returned=False)
     mark("the data's files opened (first start: converted)", source, "open_rows")
     mark("held-out traces found", TraceDataModule, "held_out_traces")
     mark(MODEL, ExplanationTuning, "configure_model")
@@ -135,8 +140,9 @@ def train_with_times(result: Path, begun: float, overrides: list[str]) -> None:
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
-def start(directory: Path) -> dict[str, float]:
-    """Start `train.py` on the Parquet file; seconds of each phase up to the first step's end."""
+def start(directory: Path) -> dict[str, np.ndarray]:
+    """Start `train.py` on the Parquet file; (seconds, CPU seconds) of each phase up to the first
+    step's end."""
     result = directory / "start.json"
     result.unlink(missing_ok=True)
     options = [
@@ -160,9 +166,9 @@ def start(directory: Path) -> dict[str, float]:
     if done.returncode or not result.exists():
         sys.exit(f"train.py failed:\n{log.read_text()[-3000:]}")
     passed = json.loads(result.read_text(encoding="utf-8"))
-    moments = sorted(passed.items(), key=lambda item: item[1])
-    before = [0.0, *(moment for _, moment in moments)]
-    return {name: moment - last for (name, moment), last in zip(moments, before, strict=False)}
+    names = sorted(passed, key=lambda name: passed[name][0])
+    moments = np.array([[0.0, 0.0], *(passed[name] for name in names)])
+    return dict(zip(names, np.diff(moments, axis=0), strict=True))
 
 
 def loader(directory: Path, tokenizer: Any) -> StepLoader:
@@ -194,12 +200,12 @@ def waiting(
     waits, tokens, first = [], 0, 0.0
     started = time.perf_counter()
     for number, step in enumerate(loader(directory, tokenizer)):
+        time.sleep(step.num_tokens / rate)
         if number == 0:
             first, started = step.wait_seconds, time.perf_counter()
-        else:
-            waits.append(step.wait_seconds)
-            tokens += step.num_tokens
-        time.sleep(step.num_tokens / rate)
+            continue
+        waits.append(step.wait_seconds)
+        tokens += step.num_tokens
         if number == steps:
             break
     elapsed = time.perf_counter() - started
@@ -214,8 +220,8 @@ def memory_of(process: int) -> dict[str, float]:
     return {name: int(kilobytes) / 1024 for name, kilobytes in fields.items()}
 
 
-def memory(directory: Path, tokenizer: Any, examples: int) -> tuple[list[str], float]:
-    """Rows of a table of memory over ``examples`` examples at full speed, and examples/s."""
+def report_memory(directory: Path, tokenizer: Any, examples: int) -> list[str]:
+    """Memory over ``examples`` examples at full speed, as lines of the page."""
     lines, read, due = [], 0, 0
     started = time.perf_counter()
     for step in loader(directory, tokenizer):
@@ -234,7 +240,21 @@ def memory(directory: Path, tokenizer: Any, examples: int) -> tuple[list[str], f
         print(lines[-1], flush=True)
         if read >= examples:
             break
-    return lines, read / (time.perf_counter() - started)
+    speed = read / (time.perf_counter() - started)
+    return [
+        "## Memory",
+        "",
+        f"The same loader at full speed ({speed:,.0f} examples/s); MiB, the larger of the workers. "
+        "Resident counts shared pages in every process, among them what a worker has from the main "
+        "process since the fork, libraries included; anonymous is memory without a file behind it; "
+        "the last column divides shared pages among those that share them (in the first row the "
+        "workers have not yet written to what they share with the main process).",
+        "",
+        "| examples | main, resident | main, anonymous | worker, resident | worker, anonymous "
+        "| all processes |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *lines,
+    ]
 
 
 def report_start(directory: Path) -> list[str]:
@@ -249,20 +269,24 @@ def report_start(directory: Path) -> list[str]:
         "## From the start of `train.py` to its first optimizer step",
         "",
         "`model=tiny data=openorca` with its byte tokenizer, 8 packs of 2,048 a step, 2 workers. "
-        "First start: empty cache, the Parquet file not in memory. Load average before: "
-        f"{load:.1f}.",
+        "First start: empty cache, the Parquet file not in memory. In brackets CPU seconds of the "
+        f"main process. Load average before: {load:.1f}; priority (nice): {os.nice(0)}.",
         "",
         "| seconds until | first start | second start |",
         "| --- | --- | --- |",
-        *(f"| {name} | {first[name]:.1f} | {second[name]:.1f} |" for name in first),
+        *(f"| {name} | {_both(first[name])} | {_both(second[name])} |" for name in first),
     ]
-    for label, skipped in (("**all**", 0), ("**all without imports and model**", 1)):
+    for label, skipped in (("all", []), ("all but imports and model", [IMPORTS, MODEL])):
         sums = [
-            sum(one.values()) - skipped * (one["imports, configuration"] + one[MODEL])
+            np.sum([one[name] for name in one if name not in skipped], axis=0)
             for one in (first, second)
         ]
-        lines.append(f"| {label} | **{sums[0]:.1f}** | **{sums[1]:.1f}** |")
-    return [*lines, ""]
+        lines.append(f"| **{label}** | **{_both(sums[0])}** | **{_both(sums[1])}** |")
+    return lines
+
+
+def _both(seconds: np.ndarray) -> str:
+    return f"{seconds[0]:.1f} ({seconds[1]:.1f})"
 
 
 def report_waiting(directory: Path, tokenizer: Any, rates: list[float], steps: int) -> list[str]:
@@ -271,20 +295,23 @@ def report_waiting(directory: Path, tokenizer: Any, rates: list[float], steps: i
         "## Waiting for data",
         "",
         f"SmolLM2's tokenizer, {GLOBAL_BATCH} packs of {CAPACITY:,} a step, {WORKERS} workers, "
-        f"{steps} steps after the first. The consumer sleeps for a step's tokens at the rate.",
+        f"{steps} steps after the first ({5 * steps} where all is taken). The consumer sleeps for "
+        f"a step's tokens at the rate. Priority (nice): {os.nice(0)}.",
         "",
         "| tokens/s wanted | had | share of time waiting | longest wait | first step's | load |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for rate in rates:
-        share, longest, had, first = waiting(directory, tokenizer, rate, steps)
+        # Without a rate, what was read ahead must not count for much.
+        number = steps if rate < float("inf") else 5 * steps
+        share, longest, had, first = waiting(directory, tokenizer, rate, number)
         wanted = f"{rate:,.0f}" if rate < float("inf") else "all"
         lines.append(
             f"| {wanted} | {had:,.0f} | {share:.2%} | {longest * 1000:,.0f} ms | {first:.1f} s "
             f"| {os.getloadavg()[0]:.1f} |"
         )
         print(lines[-1], flush=True)
-    return [*lines, ""]
+    return lines
 
 
 def main() -> None:
@@ -297,14 +324,41 @@ def main() -> None:
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[40_000, 80_000, float("inf")], metavar="TOKENS/S"
     )
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     directory: Path = arguments.directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / NAME
     if not file.exists() or pq.read_metadata(file).num_rows != arguments.rows:
-        write_parquet(file, arguments.rows)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # In a process of its own, which takes its memory with it.
+        writer = multiprocessing.Process(target=write_parquet, args=(file, arguments.rows))
+        writer.start()
+        writer.join()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizer = SMOLLM2.tokenizer()
+    TEMPLATE.prepare(tokenizer)
+    os.environ["ORCA_CACHE"] = str(directory / "cache")
+    reports = {
+        "start": lambda: report_start(directory),
+        "waiting": lambda: report_waiting(directory, tokenizer, arguments.rates, arguments.steps),
+        "memory": lambda: report_memory(directory, tokenizer, arguments.examples),
+    }
+    for part in arguments.parts:
+        text = "\n".join(reports[part]()) + "\n"
+        (directory / f"{part}.md").write_text(text, encoding="utf-8")
+        print(text, flush=True)
+    machine = "".join(c if c.isalnum() else "-" for c in cpu_name().lower()).strip("-")
+    page = arguments.output / f"data_side_{machine}_{datetime.date.today().isoformat()}.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    measured = [directory / f"{part}.md" for part in PARTS]
+    parts = [part.read_text(encoding="utf-8") for part in measured if part.exists()]
+    page.write_text("\n".join([head(arguments, file), *parts]), encoding="utf-8")
+    print(f"written: {page}")
+
+
+def head(arguments: argparse.Namespace, file: Path) -> str:
+    """What was measured, with what, on what."""
     names = ("pyarrow", "torch", "tokenizers", "lightning")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     lines = [
@@ -318,33 +372,8 @@ def main() -> None:
         f"{file.stat().st_size / 1e9:.1f} GB in {pq.read_metadata(file).num_row_groups} row "
         "group(s); texts are pieces of "
         + ("FLAN CoT." if os.environ.get("ORCA_SHARED_DATA") else "the sample traces."),
-        "",
     ]
-    lines += report_start(directory)
-    print("\n".join(lines), flush=True)
-    tokenizer = SMOLLM2.tokenizer()
-    TEMPLATE.prepare(tokenizer)
-    os.environ["ORCA_CACHE"] = str(directory / "cache")
-    lines += report_waiting(directory, tokenizer, arguments.rates, arguments.steps)
-    rows, speed = memory(directory, tokenizer, arguments.examples)
-    lines += [
-        "## Memory",
-        "",
-        f"The same loader at full speed ({speed:,.0f} examples/s); MiB, the larger of the workers. "
-        "Resident counts shared pages in every process, among them what a worker has from the main "
-        "process since the fork, libraries included; anonymous is memory without a file behind it; "
-        "the last column divides shared pages among those that share them.",
-        "",
-        "| examples | main, resident | main, anonymous | worker, resident | worker, anonymous "
-        "| all processes |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *rows,
-    ]
-    machine = "".join(c if c.isalnum() else "-" for c in cpu_name().lower()).strip("-")
-    page = arguments.output / f"data_side_{machine}_{datetime.date.today().isoformat()}.md"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written: {page}")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,25 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from orca.traces import TraceSource
+
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_generated_rows_have_the_form_and_the_size_of_openorca(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.delenv("ORCA_SHARED_DATA", raising=False)
+    monkeypatch.setenv("ORCA_CACHE", str(tmp_path / "cache"))
+    import data_side
+
+    file = tmp_path / data_side.NAME
+    data_side.write_parquet(file, 3000)
+    source = TraceSource(str(file), "openorca")
+    assert len({source[n].query for n in range(3000)}) > 2990
+    assert {source[n].sub_collection for n in range(3000)} == {"flan2021"}
+    assert 1400 < source.sizes().mean() < 2000
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,18 @@ def _convert_groups(file: Path, groups: list[int], schema: pa.Schema, target: Pa
         pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as parquet,
         pa.BufferedOutputStream(pa.OSFile(str(target), "wb"), 1 << 20) as sink,
         pa.ipc.new_file(sink, schema) as writer,
+        ThreadPoolExecutor(1) as writing,  # while the next rows are decoded
     ):
+        written: Future[None] | None = None
         for batch in parquet.iter_batches(DECODED, row_groups=groups, use_threads=False):
             table = pa.Table.from_batches([batch]).cast(schema)
-            writer.write_table(table, max_chunksize=BATCH)
+            if written is not None:
+                written.result()
+            written = writing.submit(writer.write_table, table, BATCH)
             whole, rest = divmod(len(table), BATCH)
             lengths += [BATCH] * whole + [rest] * (rest > 0)
+        if written is not None:
+            written.result()
     return lengths
 
 
