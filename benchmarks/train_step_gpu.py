@@ -43,6 +43,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from orca.training.flops import mfu_reference, model_flops
 from transformers import AutoModelForCausalLM
 from transformers.models.llama import modeling_llama
 
@@ -58,7 +59,6 @@ from orca.training import (
     Pretrained,
     choose_backend,
 )
-from orca.training.flops import mfu_reference, model_flops
 
 TEMPLATE = Template("orca", "### System:\n{}\n\n", "### Human:\n{}\n\n", "### Assistant:\n")
 WARM_UP = 2
