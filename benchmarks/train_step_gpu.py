@@ -38,11 +38,11 @@ from typing import Any
 import torch
 from gpu_report import device_name, rate, report
 from gpu_sides import WARM_UP, Case, Random, ours, trl, write_traces
-from orca.training.flops import mfu_reference, model_flops
 from transformers.models.llama import modeling_llama
 
 from orca.errors import UserError
 from orca.training import BACKENDS, choose_backend
+from orca.training.flops import mfu_reference, model_flops
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from orca.training.loggers import MetricsCsv
 from orca.training.lora import merged, save_adapter
 from orca.training.module import ExplanationTuning
 from orca.training.precision import choose_precision
-from orca.training.ranks import is_rank_zero, is_restarted, join_ranks, on_rank_zero, world
+from orca.training.ranks import is_rank, is_rank_zero, is_restarted, join_ranks, on_rank_zero, world
 from orca.training.report import git_commit, model_card, plot_loss, summarise
 from orca.training.saving import CHECKPOINTS
 from orca.training.stopping import StopSignals, Watchdog
@@ -191,6 +191,7 @@ def build_trainer(
     if config.strategy.strategy is not None:
         strategy = instantiate(config.strategy.strategy)
         check_strategy(config.strategy.name, strategy, device, world()[1], precision)
+    if is_rank():
         environment = TorchElasticEnvironment()  # join_ranks has seen to its variables
     loggers: list[Any] = [MetricsCsv(directory)]
     if config.logger is not None and "_target_" in config.logger:
