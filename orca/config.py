@@ -44,6 +44,10 @@ USER_ERRORS = (UserError, HydraException, MissingMandatoryValue, InterpolationRe
 ARGUMENTS_VARIABLE = "ORCA_ARGUMENTS"
 """The command line, for jobs of a sweep that a launcher starts in processes of its own."""
 
+for _library in ("torchao", "torch.utils._pytree"):
+    # When torchao is there, importing transformers tells of kernels that are not for this device.
+    logging.getLogger(_library).setLevel(logging.ERROR)
+
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
 
@@ -80,10 +84,9 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     )
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    for library in ("torchao", "torch.utils._pytree"):  # about kernels that are not for this CPU
-        logging.getLogger(library).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # val/loss is summed already
     # conf/hydra/launcher/submitit_slurm.yaml has its plugin's name, so that users find it.
     warnings.filterwarnings("ignore", message=r"(?s).*ConfigStore schema with the same name.*")
     try:
