@@ -4,8 +4,8 @@
 
 For every case: bytes that the forward pass leaves for the backward pass (all that is alive then and
 was made in it, whoever keeps it), bytes of weights, gradients and optimizer state after a step, and
-seconds of a step. Cases take turns, one step each, on the same packs; the first step of a case is
-not counted. bf16 autocast over float32 weights. Results go to benchmarks/results/.
+the time of a step. Every case takes turns with the first one, on the same packs; the first two
+rounds are not counted. bf16 autocast over float32 weights. Results go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import importlib.metadata
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,8 @@ from orca.traces import TraceSource
 from orca.training import AdamW, AdamW8bit, Levers, Lora, Student, implementation, prepare_model
 
 CPU = torch.device("cpu")
+WARM_UP = 2
+"""Rounds not counted: the second length that a compiled layer sees is compiled for all lengths."""
 
 
 class KeptBytes(TorchDispatchMode):
@@ -57,6 +58,18 @@ class KeptBytes(TorchDispatchMode):
 
 
 @dataclass
+class Turns:
+    """Seconds of the steps of a case and of the first case, in turn."""
+
+    case: list[float] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
+
+    def ratios(self) -> list[float]:
+        """Of each counted round."""
+        return [a / b for a, b in zip(self.case[WARM_UP:], self.base[WARM_UP:], strict=True)]
+
+
+@dataclass
 class Case:
     """A student with its levers, and what was measured of it."""
 
@@ -66,8 +79,6 @@ class Case:
     optimizer: type[AdamW] = AdamW
     lr: float = 1e-4
     adapter: Lora | None = None
-    seconds: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
     kept: int = 0
 
     def build(self, tokenizer: Any) -> None:
@@ -80,7 +91,8 @@ class Case:
         self.student = Student(model).train()
         self.stepper = self.optimizer(self.lr).build(self.student)
 
-    def step(self, batch: MicroBatch) -> None:
+    def step(self, batch: MicroBatch) -> float:
+        """Seconds of an optimizer step on ``batch``."""
         targets = int((batch.labels != -100).sum())
         started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
@@ -89,8 +101,7 @@ class Case:
         self.gradients = sum(_bytes(p.grad) for p in self.student.parameters())
         self.stepper.step()
         self.stepper.zero_grad()
-        self.seconds.append(time.perf_counter() - started)
-        self.losses.append(float(loss.detach()))
+        return time.perf_counter() - started
 
     def keep(self, batch: MicroBatch) -> None:
         """Fill ``kept``. Inside autocast: on leaving it, its bf16 copies of weights would go."""
@@ -113,9 +124,13 @@ class Case:
                     self.kept = memory.total()
         del loss
 
-    def state(self) -> int:
-        tensors = [t for s in self.stepper.state.values() for t in s.values()]
-        return sum(_bytes(tensor) for tensor in tensors)
+    def close(self, turns: Turns) -> None:
+        """Note sizes and times, and free the rest."""
+        state = [t for s in self.stepper.state.values() for t in s.values()]
+        weights = sum(_bytes(p) for p in self.student.parameters())
+        self.sizes = (self.kept, weights, self.gradients, sum(_bytes(t) for t in state))
+        self.turns = turns
+        del self.student, self.stepper
 
 
 def _bytes(tensor: Any) -> int:
@@ -127,17 +142,16 @@ def _bytes(tensor: Any) -> int:
 
 
 def packs(tokenizer: Any, number: int) -> list[MicroBatch]:
-    """Packs of seven sample traces, about a thousand tokens each."""
+    """Packs of four sample traces."""
     source = TraceSource("stage1_train.jsonl", "trace", str(PACKAGE_DIR / "sample" / "data"))
-    examples = Encoder(tokenizer, TEMPLATE, 1024).encode([source[i] for i in range(7 * number)])
-    return [collate([Pack(examples[7 * i : 7 * i + 7])]) for i in range(number)]
+    examples = Encoder(tokenizer, TEMPLATE, 1024).encode([source[i] for i in range(4 * number)])
+    return [collate([Pack(examples[4 * i : 4 * i + 4])]) for i in range(number)]
 
 
 def table(cases: list[Case], arguments: argparse.Namespace) -> str:
     """The result file."""
     names = ("torch", "transformers", "torchao", "peft")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    base, mib = cases[0], 2**20
     lines = [
         "# Memory levers on the CPU",
         "",
@@ -145,23 +159,20 @@ def table(cases: list[Case], arguments: argparse.Namespace) -> str:
         f"- Hardware: {cpu_name()}, {torch.get_num_threads()} thread(s). {platform.system()}.",
         f"- Versions: Python {platform.python_version()}, {versions}.",
         f"- SmolLM2-135M, bf16 autocast, packs of about {arguments.tokens} tokens of the sample "
-        f"traces; {arguments.rounds} rounds in turn after one of warm-up; medians; the machine is "
-        "shared, so compare ratios. MiB.",
+        f"traces; step times in turn with the first case, {arguments.rounds} round(s) after "
+        f"{WARM_UP} of warm-up. Sizes in MiB.",
         "",
-        "| case | kept for backward | weights | gradients | optimizer state | s a step | × first "
-        "(rounds) | loss of the last step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| case | kept for backward | weights | gradients | optimizer state | step time × first, "
+        "median (each round) |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for case in cases:
-        seconds, first = case.seconds[1:], base.seconds[1:]
-        ratios = [a / b for a, b in zip(seconds, first, strict=True)]
-        weights = sum(_bytes(p) for p in case.student.parameters())
-        sizes = (case.kept, weights, case.gradients, case.state())
-        lines.append(
-            f"| {case.name} | {' | '.join(f'{size / mib:,.0f}' for size in sizes)} | "
-            f"{statistics.median(seconds):.2f} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) | {case.losses[-1]:.4f} |"
-        )
+        ratios = case.turns.ratios()
+        times = "1"
+        if ratios:
+            times = f"{statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})"
+        sizes = " | ".join(f"{size / 2**20:,.0f}" for size in case.sizes)
+        lines.append(f"| {case.name} | {sizes} | {times} |")
     return "\n".join([*lines, ""])
 
 
@@ -173,7 +184,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = SMOLLM2.tokenizer()
     TEMPLATE.prepare(tokenizer)
-    batches = packs(tokenizer, arguments.rounds + 1)
+    batches = packs(tokenizer, arguments.rounds + WARM_UP)
     arguments.tokens = round(statistics.mean(b.input_ids.numel() for b in batches))
     cases = [
         Case("`documents`, nothing else"),
@@ -182,16 +193,22 @@ def main() -> None:
         Case("attention=sdpa", attention="sdpa"),
         Case("attention=sdpa, compile=true", attention="sdpa", levers=Levers(compile=True)),
         Case("optimizer=adamw_8bit", optimizer=AdamW8bit),
-        Case("model/adapter=lora, lr × 10", adapter=Lora(), lr=1e-3),
+        Case("model/adapter=lora", adapter=Lora()),
     ]
-    for case in cases:
+    base = cases[0]
+    base.build(tokenizer)
+    base.keep(batches[0])
+    for case in cases[1:]:
         case.build(tokenizer)
         case.keep(batches[0])
-    for number, batch in enumerate(batches):
-        order: Callable[[list[Case]], Any] = list if number % 2 == 0 else reversed
-        for case in order(cases):
-            case.step(batch)
-            print(f"round {number} {case.name}: {case.seconds[-1]:.2f} s", flush=True)
+        own = Turns()
+        for number, batch in enumerate(batches):
+            for which in (base, case) if number % 2 == 0 else (case, base):
+                seconds = which.step(batch)
+                (own.base if which is base else own.case).append(seconds)
+            print(f"{case.name}: {own.case[-1]:.2f} s, first case {own.base[-1]:.2f} s", flush=True)
+        case.close(own)
+    base.close(Turns())
     text = table(cases, arguments)
     machine = "".join(c if c.isalnum() else "-" for c in cpu_name().lower()).strip("-")
     name = f"memory_levers_{machine}_{datetime.date.today().isoformat()}.md"
