@@ -20,9 +20,10 @@ from orca.training.pretrained import Pretrained, byte_tokenizer, prepare_model
 from orca.training.ranks import is_rank_zero, needs_ranks, start_ranks
 from orca.training.report import describe, held_out_loss, next_command
 from orca.training.saving import Checkpoints
-from orca.training.stage import Stage, build_trainer, train_stage
+from orca.training.stage import Stage, train_stage
 from orca.training.strategies import FullySharded, OneDevice, Replicated
 from orca.training.student import Student
+from orca.training.trainer import build_trainer
 from orca.training.weights import weights_hash
 
 TRAIN_OPTIONS = (

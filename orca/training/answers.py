@@ -11,6 +11,8 @@ import torch
 
 from orca.traces import Template, begins_with_bos, plain_text
 
+SAMPLES_FILE = "samples.jsonl"
+
 _STATED = re.compile(r"(?:the|final|correct|my) answer\s*(?:is|:)\s*:?\s*([^\n]+)", re.IGNORECASE)
 _OPTION = re.compile(r"\(([A-Z])\)")
 _GOLD_OPTION = re.compile(r"\(?([A-Z])\)?")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from orca.errors import UserError
 from orca.stream import StepBatch, TraceDataModule
-from orca.training.answers import generate, is_exact_answer
+from orca.training.answers import SAMPLES_FILE, generate, is_exact_answer
 from orca.training.flops import ModelFlops, mfu_reference, model_flops
 from orca.training.loggers import log_step
 from orca.training.module import ExplanationTuning
@@ -180,7 +180,7 @@ class HeldOutAnswers(Callback):
         max_new_tokens: int = 128,
         batch_size: int = 32,
     ) -> None:
-        self.file = Path(directory) / "samples.jsonl"
+        self.file = Path(directory) / SAMPLES_FILE
         self.questions = questions
         self.samples = samples
         self.every_n_steps = every_n_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import UserError
+from orca.training.answers import SAMPLES_FILE
 from orca.training.export import HANDOFF_FILE, check_handoff
+from orca.training.guards import INCIDENTS_FILE
 
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
@@ -62,6 +65,24 @@ def start_run(directory: Path, config: DictConfig) -> None:
     directory.mkdir(parents=True)
     text = OmegaConf.to_yaml(config, resolve=True)
     (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def rewind(directory: Path, step: int) -> None:
+    """Cut from the stage's records what was written about steps that will be done again.
+
+    Args:
+        step: optimizer steps done by the checkpoint that the run goes on from.
+    """
+    # An incident is filed under the step that it befell, samples under the steps done before.
+    for name, last in ((INCIDENTS_FILE, step - 1), (SAMPLES_FILE, step)):
+        file = directory / name
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A kill may have cut the last line off; it belongs to a step that is done again.
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last]
+            partial = file.with_suffix(".partial")
+            partial.write_text("".join(kept), encoding="utf-8")
+            os.replace(partial, file)
 
 
 def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str]) -> Path | None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    TorchElasticEnvironment,
-)
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -28,29 +19,19 @@ from omegaconf import DictConfig, OmegaConf
 from orca.errors import Unfinished, UserError
 from orca.stream import TraceDataModule, lost_worker
 from orca.training.checkpoint import newest_checkpoint
-from orca.training.directory import RESULTS_FILE, find_start, open_run, start_run
+from orca.training.directory import RESULTS_FILE, find_start, open_run, rewind, start_run
 from orca.training.export import export
 from orca.training.flops import mfu_reference
 from orca.training.levers import Levers
 from orca.training.loggers import MetricsCsv
 from orca.training.lora import merged, save_adapter
 from orca.training.module import ExplanationTuning
-from orca.training.precision import choose_precision
-from orca.training.ranks import is_rank, is_rank_zero, is_restarted, join_ranks, on_rank_zero, world
-from orca.training.report import git_commit, model_card, plot_loss, summarise
+from orca.training.ranks import is_rank_zero, is_restarted, join_ranks, on_rank_zero
+from orca.training.report import model_card, plot_loss, summarise
 from orca.training.saving import CHECKPOINTS
 from orca.training.stopping import StopSignals, Watchdog
-from orca.training.strategies import TIMEOUT_MINUTES, OneDevice, check_strategy
-
-SET_BY_PROGRAM: dict[str, Any] = {
-    "max_epochs": 1,  # one fit "epoch" is the whole stage: epochs are the stream's
-    "check_val_every_n_epoch": None,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,  # Lightning would shuffle away the curriculum
-    "enable_model_summary": False,
-    "enable_progress_bar": False,  # callbacks.progress shows the run
-}
-"""Arguments of the Trainer that are not configuration."""
+from orca.training.strategies import TIMEOUT_MINUTES
+from orca.training.trainer import build_trainer
 
 
 @dataclass(frozen=True)
@@ -155,6 +136,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
     csv.cut(checkpoint[0] if checkpoint else 0)
     if checkpoint is not None and is_rank_zero():
+        rewind(directory, checkpoint[0])
         print(f"resuming after step {checkpoint[0]} from {checkpoint[1]}", flush=True)
     if checkpoint is None and validate:
         trainer.validate(module, datamodule, verbose=False)
@@ -177,53 +159,6 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     (directory / RESULTS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
     _finish_wandb(trainer, results, directory)
     return results
-
-
-def build_trainer(
-    config: DictConfig, name: str, directory: Path, fixed_callbacks: Sequence[Callback] = ()
-) -> L.Trainer:
-    """The Lightning Trainer of a stage, with this project's fixed choices."""
-    device = _device(config.trainer.accelerator, config.trainer.devices)
-    precision, reason = choose_precision(config.precision, device)
-    on_rank_zero(lambda: print(f"device: {device}; precision: {precision} ({reason})", flush=True))
-    strategy = OneDevice(device)
-    environment: ClusterEnvironment = LightningEnvironment()
-    if config.strategy.strategy is not None:
-        strategy = instantiate(config.strategy.strategy)
-        check_strategy(config.strategy.name, strategy, device, world()[1], precision)
-    if is_rank():
-        environment = TorchElasticEnvironment()  # join_ranks has seen to its variables
-    loggers: list[Any] = [MetricsCsv(directory)]
-    if config.logger is not None and "_target_" in config.logger:
-        place = {"directory": str(directory), "name": f"{config.run}-{name}"}
-        loggers.append(instantiate(config.logger, **place))
-        resolved = OmegaConf.to_container(config, resolve=True)
-        loggers[-1].log_hyperparams({"config": resolved, "git_commit": git_commit()})
-    callbacks = [*fixed_callbacks] + [
-        instantiate(callback, **_directory(callback, directory))
-        for callback in config.callbacks.values()
-        if callback is not None
-    ]
-    options = instantiate(config.trainer)
-    known = inspect.signature(L.Trainer.__init__).parameters
-    for key in options:
-        if key in SET_BY_PROGRAM:
-            raise UserError(f"trainer.{key} is set by the program; epochs=N sets the passes")
-        if key not in known:
-            raise UserError(f"trainer.{key} is no argument of lightning.Trainer")
-    try:
-        return L.Trainer(
-            **options,
-            **SET_BY_PROGRAM,
-            strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-            logger=loggers,
-            callbacks=callbacks,
-            plugins=[environment],
-            default_root_dir=directory,
-        )
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
-        raise UserError(f"the Trainer cannot be built as configured: {error}") from None
 
 
 def _fit(
@@ -281,23 +216,6 @@ def _announce(
         lines.append("warning: fewer than 20 validation traces; their loss will be noisy")
     if trainer.is_global_zero:
         print("\n".join(lines), flush=True)
-
-
-def _device(accelerator: str, devices: Any) -> torch.device:
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-        if torch.backends.mps.is_available():
-            accelerator = "mps"
-    kind = {"gpu": "cuda"}.get(accelerator, accelerator)
-    if kind != "cuda":
-        return torch.device(kind)
-    alone = devices[0] if isinstance(devices, Sequence) and len(devices) == 1 else 0
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", alone)))
-
-
-def _directory(callback: DictConfig, directory: Path) -> dict[str, str]:
-    """A callback that says ``directory: ???`` is given the stage's."""
-    return {"directory": str(directory)} if OmegaConf.is_missing(callback, "directory") else {}
 
 
 def _finish_wandb(trainer: L.Trainer, results: dict[str, Any], directory: Path) -> None:

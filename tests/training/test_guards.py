@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from test_module import data, fit
 
 from orca.training import LossSpikes, NonFiniteLoss
+from orca.training.directory import rewind
 
 
 class Poison(Callback):
@@ -83,3 +84,12 @@ def test_a_loss_far_above_the_recent_ones_is_reported(tmp_path: Path) -> None:
     rest.load_state_dict(part.state_dict())
     run(rest, losses[7:], first=8)
     assert incidents(tmp_path / "resumed") == incidents(tmp_path)
+
+
+def test_records_of_steps_that_are_done_again_are_cut(tmp_path: Path) -> None:
+    incidents_of = [json.dumps({"step": step}) + "\n" for step in (3, 7, 8, 9)]
+    (tmp_path / "incidents.jsonl").write_text("".join(incidents_of) + '{"step": 1')
+    (tmp_path / "samples.jsonl").write_text("".join(incidents_of))
+    rewind(tmp_path, 8)
+    assert (tmp_path / "incidents.jsonl").read_text() == "".join(incidents_of[:2])
+    assert (tmp_path / "samples.jsonl").read_text() == "".join(incidents_of[:3])
