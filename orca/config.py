@@ -70,6 +70,7 @@ def sweep_job_name(number: Any) -> str:
 
 
 OmegaConf.register_new_resolver("orca_package", lambda: str(PACKAGE_DIR), replace=True)
+OmegaConf.register_new_resolver("orca_product", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("orca_job", sweep_job_name, replace=True)
 
 

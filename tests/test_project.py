@@ -86,6 +86,7 @@ def test_every_model_takes_an_adapter(model: str) -> None:
     )
     config.model.adapter.target_modules = ["q_proj"]
     check_config(config, TRAIN_OPTIONS)
+    assert config.optimizer.lr == pytest.approx(10 * config.model.lr)
     adapter = instantiate(config.model).adapter
     assert adapter.rank == 16 and list(adapter.target_modules) == ["q_proj"]
 

@@ -32,18 +32,22 @@ class Lora:
         dropout: on the adapters' input.
         target_modules: names of linear layers such as ``q_proj``; None for all in the decoder
             layers.
+        lr_factor: ``optimizer.lr`` is by default the model's learning rate times this
+            (``conf/optimizer``).
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: Sequence[str] | None = None
+    lr_factor: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
+        positive = self.alpha > 0 and self.lr_factor > 0
+        if self.rank < 1 or not positive or not 0 <= self.dropout < 1:
             raise UserError(
-                f"model.adapter: rank={self.rank} must be at least 1, alpha={self.alpha} more "
-                f"than 0, and dropout={self.dropout} in [0, 1)"
+                f"model.adapter: rank={self.rank} must be at least 1, alpha={self.alpha} and "
+                f"lr_factor={self.lr_factor} more than 0, and dropout={self.dropout} in [0, 1)"
             )
 
     def check(self, strategy: str, pretrained_tokenizer: Any | None, tokenizer: Any) -> None:
