@@ -31,7 +31,7 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from orca.errors import UNFINISHED_STATUS, Unfinished, UserError
+from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
 
 GIVEN_BY_PROGRAM = ("directory", "name")
 """Arguments marked ``???`` that callbacks and loggers get from the program."""
@@ -109,6 +109,8 @@ def _keep_sweep_going(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig
             return main(config)
         try:
             return main(config)
+        except Stopped:
+            raise  # the sweep was told to stop, not this job alone
         except (Unfinished, *USER_ERRORS) as error:
             _complain(f"error in this job: {explain(error)}")
         except Exception:

@@ -12,3 +12,7 @@ class UserError(ValueError):
 
 class Unfinished(Exception):
     """A run stopped before its end (a signal, a time limit) and can go on later."""
+
+
+class Stopped(Unfinished):
+    """A signal told the program to stop: whatever else it had to do waits too."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +12,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from orca.errors import Unfinished, UserError
+from orca.processes import end_with_parent
 from orca.stream.encode import Encoder, Example
 from orca.traces import BadRow, Trace, TraceSource
+
+SECONDS_AFTER_SIGTERM = 30
+"""How long a tokenising worker goes on after SIGTERM, to end with its parent if that ends."""
 
 ON_BAD_ROW_HINT = (
     "Mend the row, or set data.on_bad_row=skip to go on without such rows (they are counted and "
@@ -147,7 +149,7 @@ def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterat
         num_workers=num_workers,
         collate_fn=_as_it_is,
         prefetch_factor=2 if num_workers else None,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=_start_worker,
     )
     windows = iter(loader)
     while True:
@@ -176,11 +178,13 @@ def lost_worker(error: RuntimeError) -> Exception:
     )
 
 
-def _end_with_parent(worker: int) -> None:
-    # A worker whose parent was killed can hang for ever on its full result pipe. Linux alone
-    # offers this; elsewhere PyTorch's own watchdog has to do.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def _start_worker(worker: int) -> None:
+    end_with_parent()  # a worker whose parent was killed can hang for ever on its full pipe
+    # A scheduler's signals go to all processes; the one that trains answers them, after the step
+    # at hand, for which it may need more windows.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
 
 
 def _as_it_is(window: Any) -> Any:

@@ -47,12 +47,15 @@ _PACKAGE = {
 _VARLEN_OPTIONS = frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def choose_backend(wanted: str, device: torch.device, compiled: bool = False) -> tuple[str, str]:
+def choose_backend(
+    wanted: str, device: torch.device, compiled: bool = False, half: bool = True
+) -> tuple[str, str]:
     """Name of the backend and the reason for it.
 
     Args:
         wanted: ``auto`` or one of :data:`BACKENDS`.
         compiled: whether decoder layers go through ``torch.compile``.
+        half: whether computation is in bf16; kernels of 16 bits are for that alone.
 
     Raises:
         UserError: the wanted backend cannot be had here; nothing else is used in its place.
@@ -65,7 +68,7 @@ def choose_backend(wanted: str, device: torch.device, compiled: bool = False) ->
                 "attention=documents cannot be compiled: it is a loop over the examples of a pack, "
                 "another graph for every pack. Take attention=sdpa, or compile=false"
             )
-        missing = _missing(wanted, device)
+        missing = _missing(wanted, device) or _too_coarse(wanted, half)
         if missing:
             raise UserError(f"attention={wanted} cannot be had: {missing}. Take attention=auto")
         return wanted, "as configured"
@@ -74,9 +77,15 @@ def choose_backend(wanted: str, device: torch.device, compiled: bool = False) ->
     if device.type != "cuda":
         return "documents", f"fused attention per example, the fastest on {device.type}"
     for name in BACKENDS:
-        if not _missing(name, device):
+        if not _missing(name, device) and not _too_coarse(name, half):
             return name, f"the best available on {torch.cuda.get_device_name(device)}"
     raise AssertionError("sdpa is always available")
+
+
+def _too_coarse(backend: str, half: bool) -> str | None:
+    if not half and (backend == "varlen" or backend in _PACKAGE):
+        return "it computes in 16 bits, and the precision is 32-true"
+    return None
 
 
 def implementation(backend: str) -> str:

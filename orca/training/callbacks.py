@@ -54,7 +54,9 @@ class RunProgress(Callback):
     ) -> None:
         done = trainer.global_step if trainer.max_steps > 0 else 100 * batch.progress[1]
         metrics = trainer.callback_metrics
-        parts = {"step": str(trainer.global_step), "loss": f"{metrics['train/loss']:.3f}"}
+        parts = {"step": str(trainer.global_step)}
+        if "train/loss" in metrics:  # not where the first step was skipped
+            parts["loss"] = f"{metrics['train/loss']:.3f}"
         if "throughput/tokens_per_second" in metrics:
             parts["tokens/s"] = f"{metrics['throughput/tokens_per_second']:.0f}"
         if "val/loss" in metrics:
@@ -116,6 +118,8 @@ class Throughput(Callback):
         batch: StepBatch,
         batch_idx: int,
     ) -> None:
+        if pl_module.skipped:  # it would be filed under the step before
+            return
         step = _StepCost(
             seconds=time.perf_counter() - self._started + batch.wait_seconds,
             waited=batch.wait_seconds,
@@ -199,7 +203,8 @@ class HeldOutAnswers(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        if due and not pl_module.skipped:
             self.answer(trainer, pl_module, self.samples)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

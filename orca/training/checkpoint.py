@@ -8,7 +8,9 @@ write is never taken for a checkpoint. The directory must be one that all nodes 
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import re
 import shutil
@@ -34,6 +36,7 @@ from orca.training.ranks import gather_objects, is_rank_zero, on_rank_zero, worl
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.pt"
+METADATA_FILE = ".metadata"  # PyTorch's name for it
 _NAME = re.compile(r"step(\d{8})")
 _MARGIN = 1.05  # headers and metadata beside the tensors
 
@@ -79,8 +82,11 @@ class CheckpointWriter:
         self.wait()
         needed = sum(gather_objects(local_bytes(tensors)))
         on_rank_zero(lambda: self._check_room(step, int(needed * _MARGIN)))
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)  # now: training goes on changing what it holds
+        packed = buffer.getvalue()
         if not self.asynchronous:
-            self._write(step, tensors, state)
+            self._write(step, tensors, packed)
             return
         staged = BlockingAsyncStager().stage(tensors)
         pending: Future[None] = Future()
@@ -88,7 +94,7 @@ class CheckpointWriter:
 
         def work() -> None:
             try:
-                self._write(step, staged, state)
+                self._write(step, staged, packed)
                 pending.set_result(None)
             except BaseException as error:
                 pending.set_exception(error)
@@ -132,9 +138,8 @@ class CheckpointWriter:
                 f"{free / 2**30:.2f} GiB free, {needed / 2**30:.2f} GiB are needed. {_WAY_OUT}"
             )
 
-    def _write(self, step: int, tensors: dict[str, Any], state: Mapping[str, Any]) -> None:
-        target = self.directory / f"step{step:08d}"
-        partial = target.with_suffix(".partial")
+    def _write(self, step: int, tensors: dict[str, Any], state: bytes) -> None:
+        partial = self.directory / f"step{step:08d}.partial"
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
@@ -145,7 +150,7 @@ class CheckpointWriter:
                 )
             mine = [(f.name, f.stat().st_size, _crc32(f)) for f in _own_files(partial)]
             files = [entry for part in gather_objects(mine, self._group) for entry in part]
-            on_rank_zero(lambda: self._commit(partial, target, files, state), self._group)
+            on_rank_zero(lambda: self._commit(step, partial, files, state), self._group)
         except (Exception, CheckpointException) as error:
             cause = _root_cause(error)
             raise UserError(
@@ -153,11 +158,9 @@ class CheckpointWriter:
                 f"{type(cause).__name__}: {cause}. {_WAY_OUT}"
             ) from error
 
-    def _commit(
-        self, partial: Path, target: Path, files: list[Any], state: Mapping[str, Any]
-    ) -> None:
+    def _commit(self, step: int, partial: Path, files: list[Any], state: bytes) -> None:
         with (partial / STATE_FILE).open("wb") as file:
-            torch.save(dict(state), file)
+            file.write(state)
             file.flush()
             os.fsync(file.fileno())
         own = partial / STATE_FILE
@@ -167,10 +170,13 @@ class CheckpointWriter:
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
+        target = partial.with_suffix("")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         _sync_directory(self.directory)
-        for _, old in checkpoints(self.directory)[: -self.keep]:
+        # Only older ones: a newer one is a damaged one that this run did not go on from.
+        older = [path for number, path in checkpoints(self.directory) if number < step]
+        for old in older[: len(older) - self.keep + 1]:
             (old / MANIFEST_FILE).unlink(missing_ok=True)  # from here on it is none
             shutil.rmtree(old)
 
@@ -205,12 +211,19 @@ def newest_checkpoint(directory: Path) -> tuple[int, Path] | None:
         UserError: there are checkpoints and all are damaged.
     """
     found = on_rank_zero(lambda: checkpoints(directory))
+    damaged: list[Path] = []
     for step, path in reversed(found):
         faults = [fault for part in gather_objects(damage(path)) for fault in part]
         if not faults:
+            on_rank_zero(lambda: [p.rename(p.with_suffix(".damaged")) for p in damaged])
             return step, path
+        damaged.append(path)
         if is_rank_zero():
-            print(f"warning: {path} is damaged ({'; '.join(faults[:3])})", file=sys.stderr)
+            print(
+                f"warning: {path} is damaged ({'; '.join(faults[:3])}). Where there is one "
+                "before it, that is used and this one is set aside as .damaged",
+                file=sys.stderr,
+            )
     if found:
         raise UserError(
             f"all {len(found)} checkpoint(s) in {directory} are damaged. Put a copy back, or "
@@ -223,18 +236,21 @@ def damage(directory: Path) -> list[str]:
     """What is wrong with this rank's share of a checkpoint's files; empty when nothing is."""
     rank, ranks = world()
     try:
-        manifest = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"{MANIFEST_FILE}: {error}"] if rank == 0 else []
-    faults = []
-    for name in sorted(manifest)[rank::ranks]:
-        file, wanted = directory / name, manifest[name]
-        if not file.is_file():
-            faults.append(f"{name} is missing")
-        elif file.stat().st_size != wanted["bytes"]:
-            faults.append(f"{name} has {file.stat().st_size} of {wanted['bytes']} bytes")
-        elif _crc32(file) != wanted["crc32"]:
-            faults.append(f"{name} has another checksum")
+        text = (directory / MANIFEST_FILE).read_text(encoding="utf-8")
+        wanted = {name: (f["bytes"], f["crc32"]) for name, f in json.loads(text).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [f"{MANIFEST_FILE}: {error!r}"] if rank == 0 else []
+    faults = [f"{MANIFEST_FILE} lacks {n}" for n in (STATE_FILE, METADATA_FILE) if n not in wanted]
+    for name in sorted(wanted)[rank::ranks]:
+        size, checksum = wanted[name]
+        try:
+            found = (directory / name).stat().st_size
+            if found != size:
+                faults.append(f"{name} has {found} of {size} bytes")
+            elif _crc32(directory / name) != checksum:
+                faults.append(f"{name} has another checksum")
+        except OSError as error:
+            faults.append(f"{name}: {error.strerror}")
     return faults
 
 
@@ -244,17 +260,25 @@ def local_bytes(tensors: Any) -> float:
     if isinstance(tensors, Mapping):
         return sum(map(local_bytes, tensors.values()))
     if isinstance(tensors, DTensor):
-        copies = tensors.device_mesh.size() * tensors.to_local().numel() / max(tensors.numel(), 1)
-        return tensors.to_local().nbytes / max(copies, 1.0)
+        mesh, placements = tensors.device_mesh, tensors.placements
+        copies = math.prod(mesh.size(i) for i, p in enumerate(placements) if p.is_replicate())
+        return _bytes(tensors.to_local()) / copies
     if isinstance(tensors, torch.Tensor):
-        return tensors.nbytes / world()[1]
+        return _bytes(tensors) / world()[1]
     return 0
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Of what a tensor is made of: 8-bit moments are several tensors under the name of one."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
 
 
 def _own_files(directory: Path) -> list[Path]:
     """The files that this rank has just written (rank 0: the metadata too)."""
     rank, _ = world()
-    return [*directory.glob(f"__{rank}_*"), *([directory / ".metadata"] if rank == 0 else [])]
+    return [*directory.glob(f"__{rank}_*"), *([directory / METADATA_FILE] if rank == 0 else [])]
 
 
 def _crc32(path: Path) -> int:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import UserError
@@ -19,7 +20,7 @@ RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
 MAY_DIFFER = (
     *("resume", "overwrite", "callbacks", "logger", "paths", "strategy", "plan", "planning"),
-    *("data.num_workers", "data.micro_batch"),
+    *("data.num_workers", "data.micro_batch", "max_skipped_steps"),
     *("activation_checkpointing", "compile", "liger"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
     *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),
@@ -50,6 +51,10 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
             "resume=auto, replace it with overwrite=true, or start another with run=NAME"
         )
     differing = _differences(OmegaConf.load(saved), config)
+    for change in [change for change in differing if change.startswith("optimizer.lr: ")]:
+        # A way out of losses that are no number; said, since it is another run from here on.
+        print(f"warning: {directory} goes on with another learning rate ({change})", flush=True)
+        differing.remove(change)
     if differing:
         raise UserError(
             f"{directory} was made with another configuration ({'; '.join(differing)}). "
@@ -58,13 +63,60 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
     return finished, True
 
 
-def start_run(directory: Path, config: DictConfig) -> None:
-    """Clear the directory of what an earlier run left, and save the resolved configuration."""
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    text = OmegaConf.to_yaml(config, resolve=True)
-    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+class RunDirectory:
+    """A stage's directory in the hands of one process (rank 0).
+
+    What an earlier run left there is moved aside at :meth:`start` and deleted at :meth:`begin`,
+    when the first step has been taken; until then :meth:`undo` brings it back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._earlier = path.with_name(f".{path.name}.replaced")
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+        self._is_new = False
+
+    def lock(self) -> None:
+        """Take the right to train here; it ends with :meth:`release` or the process.
+
+        Raises:
+            UserError: another process has it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=5)  # the ranks of a killed launcher take a moment to end
+        except Timeout:
+            raise UserError(
+                f"another process trains in {self.path}. Wait for it, end it, or start another "
+                "run with run=NAME"
+            ) from None
+
+    def start(self, config: DictConfig) -> None:
+        """Make room for a new run and save its resolved configuration."""
+        if self.path.exists():
+            shutil.rmtree(self._earlier, ignore_errors=True)
+            os.replace(self.path, self._earlier)
+        self._is_new = True
+        self.path.mkdir(parents=True)
+        text = OmegaConf.to_yaml(config, resolve=True)
+        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    def begin(self) -> None:
+        """The new run has trained: the earlier one goes."""
+        if self._is_new:
+            self._is_new = False
+            shutil.rmtree(self._earlier, ignore_errors=True)
+
+    def undo(self) -> None:
+        """Where the new run was refused before it trained, the earlier one comes back."""
+        if self._is_new:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self._earlier.exists():
+                os.replace(self._earlier, self.path)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
 
 
 def rewind(directory: Path, step: int) -> None:

@@ -35,6 +35,7 @@ def export(
     stage: str,
     fingerprint: Mapping[str, str],
     card: str,
+    facts: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write model, tokenizer with chat template, generation config, model card and hand-off.
@@ -46,6 +47,7 @@ def export(
     Args:
         dtype: of the floating-point weights in the files.
         card: the model card, of which rank 0's is written.
+        facts: further entries of the hand-off.
         max_shard_bytes: of a weight file; a tensor that is larger gets a file of its own.
 
     Returns:
@@ -61,7 +63,7 @@ def export(
     def finish() -> dict[str, Any]:
         _write_configs(causal_lm, tokenizer, beside, dtype)
         (beside / "README.md").write_text(card, encoding="utf-8")
-        handoff = {"stage": stage, **fingerprint, "weights": weights_hash(beside)}
+        handoff = {"stage": stage, **(facts or {}), **fingerprint, "weights": weights_hash(beside)}
         (beside / HANDOFF_FILE).write_text(json.dumps(handoff, indent=1), encoding="utf-8")
         publish(beside, directory)
         return handoff

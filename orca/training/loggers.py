@@ -83,10 +83,10 @@ def log_step(module: L.LightningModule, metrics: Mapping[str, Any]) -> None:
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
     """Rows of a metrics file; a last line cut off by a kill is left out."""
     rows = []
-    with file.open(newline="", encoding="utf-8") as lines:
-        for row in list(csv.reader(lines))[1:]:
-            if len(row) == 3 and row[2]:
-                rows.append((int(row[0]), row[1], float(row[2])))
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+    whole = [line for line in lines if line.endswith("\n")]
+    for step, name, value in csv.reader(whole):
+        rows.append((int(step), name, float(value)))
     return rows
 
 

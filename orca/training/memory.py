@@ -9,8 +9,11 @@ to the bytes that autograd really saves. Nothing here was compared with the memo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from orca.training.flops import attention_width, decoder_layers, linear_weights
 
@@ -41,8 +44,12 @@ class Shape:
     lora_per_rank: int
 
     @classmethod
-    def of(cls, causal_lm: Any) -> Shape:
-        """The shape of a model, which may be on the meta device."""
+    def of(cls, causal_lm: Any, adapted: Sequence[str] | None = None) -> Shape:
+        """The shape of a model, which may be on the meta device.
+
+        Args:
+            adapted: names of the linear layers that LoRA adapts; None for all.
+        """
         config, layers = causal_lm.config, decoder_layers(causal_lm)
         query = attention_width(config)
         groups = config.num_attention_heads // (config.num_key_value_heads or 1)
@@ -59,7 +66,12 @@ class Shape:
             linear=sum(weight.numel() for weight in linear) // len(layers),
             other=sum(p.numel() for p in causal_lm.parameters()) - in_layers,
             head=causal_lm.get_output_embeddings().weight.numel(),
-            lora_per_rank=sum(sum(weight.shape) for weight in linear),
+            lora_per_rank=sum(
+                sum(module.weight.shape)
+                for name, module in layers.named_modules()
+                if isinstance(module, torch.nn.Linear)
+                and (adapted is None or name.rpartition(".")[2] in adapted)
+            ),
         )
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.tensor import DTensor
 
 from orca.errors import UserError
@@ -85,9 +86,10 @@ class ExplanationTuning(L.LightningModule):
         self.max_skipped_steps = max_skipped_steps
         self.seed = seed
         self.backend = ""
-        self.export: Callable[[Path, str], Any] = _no_export  # set by the program
+        self.export: Callable[..., Any] = _no_export  # set by the program
         self.stop_requested = False  # on this rank
         self.stopping = False  # agreed by all ranks, in the last step
+        self.skipped = False  # the last step
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._validation = (0.0, 0)
@@ -99,7 +101,9 @@ class ExplanationTuning(L.LightningModule):
         if self.start_from is not None:
             source = Pretrained(source.name, str(self.start_from), source.lr)
         device = self.trainer.strategy.root_device if self._trainer else self.device
-        self.backend, reason = choose_backend(self.attention, device, self.levers.compile)
+        self.backend, reason = choose_backend(
+            self.attention, device, self.levers.compile, self._half
+        )
         if is_rank_zero():
             print(f"attention: {self.backend} ({reason})", flush=True)
         strategy = self.trainer.strategy if self._trainer else None
@@ -108,19 +112,23 @@ class ExplanationTuning(L.LightningModule):
         model = source.meta_model() if on_meta else source.model(self.seed)
         prepare_model(model, self.tokenizer, self.pretrained.embedding_multiple)
         model.set_attn_implementation(implementation(self.backend))
-        half = self._trainer is not None and "bf16" in str(self.trainer.precision)
         if self.pretrained.adapter is not None:
             assert not sharded  # refused by Lora.check
             base = self.start_from or self.pretrained.hub_id or self.pretrained.path
-            self.pretrained.adapter.put_on(model, str(base), self.seed, half)
+            self.pretrained.adapter.put_on(model, str(base), self.seed, self._half)
         self.levers.apply(model, device)
         self.student = Student(model, self.loss_chunk).train()
         if isinstance(strategy, FullySharded):
-            compute = torch.bfloat16 if half else None
+            compute = torch.bfloat16 if self._half else None
             shard(self.student, strategy.mesh, compute, strategy.reduce_dtype, strategy.cpu_offload)
             if on_meta:
                 home = torch.device("cpu") if strategy.cpu_offload else device
                 load_shards(model, source.directory(), home)
+
+    @property
+    def _half(self) -> bool:
+        """Whether computation is in bf16."""
+        return self._trainer is not None and "bf16" in str(self.trainer.precision)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer.build(self.student, self.lr_scale)
@@ -142,6 +150,7 @@ class ExplanationTuning(L.LightningModule):
         is_finite, self.stopping = torch.stack(
             [torch.isfinite(total) & torch.isfinite(norm), stop > 0]
         ).tolist()
+        self.skipped = not is_finite
         if is_finite:
             set_lr(optimizer, lr)  # type: ignore[arg-type]
             optimizer.step()  # type: ignore[union-attr]
@@ -160,6 +169,11 @@ class ExplanationTuning(L.LightningModule):
                 "data/progress": batch.progress[1],
             },
         )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # A hook of the module comes after those of all callbacks: they have seen this step.
+        if self.stopping:
+            raise SIGTERMException
 
     def _backward(self, batch: StepBatch) -> list[torch.Tensor]:
         """Gradients of the step; this rank's part of its loss, by micro-batch."""
@@ -200,9 +214,10 @@ class ExplanationTuning(L.LightningModule):
         if self._skipped_in_a_row == self.max_skipped_steps:
             raise NonFiniteLoss(
                 f"step {step}: loss {loss}, gradient norm {norm}, and no number either in the "
-                f"{self._skipped_in_a_row - 1} step(s) tried before it. The examples of these "
-                "steps are in incidents.jsonl; look at them, and go on with a lower optimizer.lr "
-                "or without them. Nothing was updated by these steps"
+                f"{self._skipped_in_a_row - 1} step(s) tried before it. Nothing was updated by "
+                "these steps; their examples are in incidents.jsonl. Go on from the last "
+                "checkpoint with resume=auto and a lower optimizer.lr or a larger "
+                "max_skipped_steps, or start again without these examples (run=NAME)"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -234,5 +249,5 @@ class ExplanationTuning(L.LightningModule):
         self.log("val/loss", total / max(count, 1), prog_bar=True)
 
 
-def _no_export(directory: Path, card: str) -> None:
+def _no_export(*_: Any) -> None:
     raise AssertionError("no one has said how this module is exported")

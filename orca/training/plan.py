@@ -25,6 +25,7 @@ from orca.training.memory import (
     trained_weights,
     weight_bytes,
 )
+from orca.training.plan_checks import check_options, refused
 from orca.training.plan_levers import EIGHT_BIT, Lever, levers
 from orca.training.planning import Lengths, Planning
 from orca.training.pretrained import Pretrained
@@ -94,12 +95,14 @@ def plan_stage(config: DictConfig, name: str) -> StagePlan:
     Raises:
         UserError: the configuration leaves open what a plan needs.
     """
+    check_options(config)
     planning: Planning = instantiate(config.planning, _convert_="object")
     stage: Stage = instantiate(config.stages[name])
     pretrained: Pretrained = instantiate(config.model)
     setup = read_setup(config)
     causal_lm = meta_model(pretrained, len(config.template.special_tokens))
-    shape, flops = Shape.of(causal_lm), model_flops(causal_lm)
+    targets = OmegaConf.select(config, "model.adapter.target_modules", default=None)
+    shape, flops = Shape.of(causal_lm, targets), model_flops(causal_lm)
     if setup.lora_rank is not None:
         flops = _with_adapters(flops, shape, setup.lora_rank)
     lengths, fill, source = planning.lengths(stage.part, setup.max_tokens)
@@ -132,9 +135,10 @@ def plan_stage(config: DictConfig, name: str) -> StagePlan:
         checkpoint_bytes=weights + state,
         checkpoints_kept=keep,
         staged_bytes=setup.devices * (weights + state) / setup.shards if staged else 0.0,
-        best_bytes=float(export * shape.total) if best else 0.0,  # a model directory too
+        # A model directory too; while a better one is written there are two.
+        best_bytes=2.0 * export * shape.total if best else 0.0,
         export_bytes=float(export * shape.total),
-        refused=_refused(setup),
+        refused=refused(setup),
     )
 
 
@@ -247,21 +251,3 @@ def _cut(work: Work, steps: int) -> Work:
     share = steps / work.steps
     parts = {n: getattr(work, n) * share for n in ("packs", "tokens", "targets", "flops", "hours")}
     return replace(work, steps=steps, **parts)
-
-
-def _refused(setup: Setup) -> str | None:
-    """Why training would not start as configured, or None."""
-    if setup.sharded and setup.lora_rank is not None:
-        return f"model/adapter=lora does not go with strategy={setup.strategy}. Take ddp or single"
-    if setup.replicas > 1 and (setup.ranks % setup.replicas or setup.replicas >= setup.ranks):
-        return f"{setup.ranks} ranks cannot hold {setup.replicas} replicas of several ranks each"
-    if setup.strategy == "single" and setup.ranks > 1:
-        return f"strategy=single trains on one device, {setup.ranks} are asked for"
-    share = setup.ranks * setup.micro_batch
-    if setup.global_batch % share:
-        return (
-            f"data.global_batch={setup.global_batch} is no multiple of ranks × data.micro_batch = "
-            f"{setup.ranks} × {setup.micro_batch}. Take data.global_batch="
-            f"{-(-setup.global_batch // share) * share}"
-        )
-    return None

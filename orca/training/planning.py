@@ -67,6 +67,8 @@ class Planning:
         for name in ("mfu", "fill"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"planning.{name}={getattr(self, name)} must lie in (0, 1]")
+        if self.memory_gib is not None and self.memory_gib <= 0:
+            raise UserError(f"planning.memory_gib={self.memory_gib} must be positive, or null")
         if self.reserve_gib < 0 or self.fragmentation < 0:
             raise UserError("planning.reserve_gib and planning.fragmentation cannot be negative")
 
@@ -96,6 +98,11 @@ class Planning:
             )
         assumed = Lengths(**self.parts[part])  # type: ignore[arg-type]
         if self.data_card is None:
+            if assumed.tokens_per_example > capacity:
+                raise UserError(
+                    f"planning.parts.{part}.tokens_per_example={assumed.tokens_per_example:g} does "
+                    f"not fit data.max_tokens={capacity}. Say how long examples are in such packs"
+                )
             return assumed, self.fill, "assumed (planning.parts)"
         return _from_card(Path(self.data_card), part, assumed, capacity)
 

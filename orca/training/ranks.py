@@ -19,18 +19,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from orca.errors import UNFINISHED_STATUS, Unfinished, UserError
+from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
+from orca.processes import end_with_parent
 
 STOP_SIGNALS = "SIGTERM,SIGUSR1,SIGINT,SIGHUP,SIGQUIT"
 """What the agent passes on to its ranks; :mod:`orca.training.preemption` answers it there."""
 
-SECONDS_TO_SAVE = "180"
-"""How long ranks that were told to stop may take for their last checkpoint."""
+SECONDS_TO_SAVE = "300"
+"""How long ranks that were told to stop may take for their last checkpoint, unless the variable
+TORCH_ELASTIC_SHUTDOWN_TIMEOUT says otherwise."""
 
 
 def is_rank() -> bool:
@@ -53,13 +55,19 @@ def needs_ranks(config: DictConfig) -> bool:
     """
     wanted, here = config.trainer.accelerator, torch.cuda.device_count()
     number = config.trainer.devices
+    if isinstance(number, ListConfig) and len(number) > 1:
+        raise UserError(
+            f"trainer.devices={list(number)}: give their number, and choose which with "
+            "CUDA_VISIBLE_DEVICES"
+        )
     if wanted in ("gpu", "cuda") and here < (number if isinstance(number, int) else 1):
         raise UserError(
             f"trainer.accelerator={wanted} with trainer.devices={number}: this machine has {here} "
             "GPU(s). Ask for fewer, or try it out on the CPU: trainer.accelerator=cpu model=tiny "
             "data=sample"
         )
-    several = config.trainer.devices != 1 or config.trainer.num_nodes != 1
+    alone = number == 1 or (isinstance(number, ListConfig) and len(number) == 1)
+    several = not alone or config.trainer.num_nodes != 1
     if config.strategy.name == "single":
         if several or is_rank():
             raise UserError(
@@ -102,7 +110,7 @@ def start_ranks(program: str, overrides: list[str], devices: int | str) -> None:
     try:
         elastic_launch(config, sys.executable)(program, *overrides)
     except SignalException as stop:
-        raise Unfinished(
+        raise Stopped(
             f"told to stop ({stop.sigval.name}); the ranks' last checkpoint is where resume=auto "
             "goes on"
         ) from None
@@ -133,6 +141,8 @@ def join_ranks(timeout: timedelta) -> None:
     """
     if dist.is_initialized() or not is_rank():
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()  # a killed launcher must not leave ranks that train on
     if "RANK" not in os.environ:  # SLURM has names of its own
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ["RANK"] = os.environ["SLURM_PROCID"]

@@ -13,7 +13,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from orca.errors import UserError
 from orca.training.checkpoint import CheckpointWriter
+from orca.training.export import HANDOFF_FILE
 from orca.training.ranks import on_rank_zero
+from orca.training.weights import recover
 
 CHECKPOINTS = "checkpoints"
 
@@ -75,15 +77,16 @@ class Checkpoints(Checkpoint):
         loss = float(trainer.callback_metrics.get("val/loss", float("inf")))
         # The best loss so far lies beside the weights and not in a checkpoint: a checkpoint is
         # written before the validation of its own step.
-        record = self.directory / "best" / "best.json"
-        if loss < on_rank_zero(lambda: _recorded_loss(record)):
-            card = f"The weights of step {trainer.global_step}: held-out loss {loss:.4f}.\n"
-            pl_module.export(record.parent, card)  # type: ignore[operator]
-            line = json.dumps({"loss": loss, "step": trainer.global_step})
-            on_rank_zero(lambda: record.write_text(line))
+        best = self.directory / "best"
+        if loss < on_rank_zero(lambda: _recorded_loss(best)):
+            step = trainer.global_step
+            card = f"The weights of step {step}: held-out loss {loss:.4f}.\n"
+            pl_module.export(best, card, {"held_out_loss": loss, "step": step})  # type: ignore[operator]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer)  # before the last answers are generated, which takes its time
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
         self.writer.wait()
 
     def on_exception(
@@ -94,7 +97,7 @@ class Checkpoints(Checkpoint):
             self.writer.wait()
         else:  # the other ranks may be gone: finish what was begun, if that is possible
             with suppress(UserError, TimeoutError):
-                self.writer.wait(60)
+                self.writer.wait(240)
 
     def save(self, trainer: L.Trainer) -> None:
         """Save the state after ``trainer.global_step`` steps, once."""
@@ -103,5 +106,7 @@ class Checkpoints(Checkpoint):
             self._saved_step = trainer.global_step
 
 
-def _recorded_loss(record: Path) -> float:
-    return float(json.loads(record.read_text())["loss"]) if record.exists() else float("inf")
+def _recorded_loss(best: Path) -> float:
+    recover(best)
+    file = best / HANDOFF_FILE
+    return float(json.loads(file.read_text())["held_out_loss"]) if file.exists() else float("inf")

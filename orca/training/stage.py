@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from orca.errors import Unfinished, UserError
+from orca.errors import Stopped, Unfinished, UserError
 from orca.stream import TraceDataModule, lost_worker
 from orca.training.checkpoint import newest_checkpoint
-from orca.training.directory import RESULTS_FILE, find_start, open_run, rewind, start_run
+from orca.training.directory import RESULTS_FILE, RunDirectory, find_start, open_run, rewind
 from orca.training.export import export
 from orca.training.flops import mfu_reference
 from orca.training.levers import Levers
@@ -63,15 +65,28 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         UserError: the configuration or the data is wrong.
         Unfinished: the run stopped before its end and can go on with ``resume=auto``.
     """
-    stage: Stage = instantiate(config.stages[name])
     directory = Path(config.paths.run_dir) / name
+    minutes = OmegaConf.select(config, "strategy.strategy.timeout_minutes") or TIMEOUT_MINUTES
+    # A little longer than the watchdog's patience, which can say who is stuck.
+    join_ranks(timedelta(minutes=1.25 * minutes))
+    run = RunDirectory(directory)  # rank 0's; on the others nothing is done with it
+    on_rank_zero(run.lock)
+    try:
+        return _train(config, name, run, minutes)
+    except UserError:
+        run.undo()
+        raise
+    finally:
+        run.release()
+
+
+def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> dict[str, Any]:
+    directory = run.path
+    stage: Stage = instantiate(config.stages[name])
     own = copy.deepcopy(config)
     own.stages = {name: config.stages[name]}  # what the other stages are does not matter here
     if is_restarted():
         own.resume, own.overwrite = "auto", False
-    minutes = OmegaConf.select(config, "strategy.strategy.timeout_minutes") or TIMEOUT_MINUTES
-    # A little longer than the watchdog's patience, which can say who is stuck.
-    join_ranks(timedelta(minutes=1.25 * minutes))
     stop = StopSignals()
     stop.install()
     finished, resuming = on_rank_zero(lambda: open_run(directory, own))
@@ -114,9 +129,11 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     )
     validate = bool(datamodule.held_out_packs())
     if checkpoint is None:
-        on_rank_zero(lambda: start_run(directory, own))
+        on_rank_zero(lambda: run.start(own))
 
-    def export_to(target: Path, card: str) -> dict[str, Any]:
+    def export_to(
+        target: Path, card: str, facts: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         dtype = pretrained.export_dtype
         with merged(module.student.causal_lm, getattr(torch, dtype)) as causal_lm:
             return export(
@@ -127,10 +144,12 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
                 stage=name,
                 fingerprint=fingerprint,
                 card=card,
+                facts=facts,
             )
 
     module.export = export_to
-    trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes)])
+    begin = LambdaCallback(on_train_batch_end=lambda *_: run.begin())
+    trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes), begin])
     _announce(config, name, stage, start_from, trainer, datamodule)
 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
@@ -170,7 +189,7 @@ def _fit(
 ) -> None:
     """Fit, and see to it that what ended early is not taken for finished."""
     start = str(checkpoint[1]) if checkpoint else None
-    stopped = "stopped"
+    kind, stopped = Unfinished, "stopped"
     try:
         trainer.fit(module, datamodule, ckpt_path=start, weights_only=True)
     except MisconfigurationException as error:
@@ -178,14 +197,14 @@ def _fit(
     except RuntimeError as error:
         raise lost_worker(error) from None
     except SIGTERMException:
-        stopped = "told to stop"
+        kind, stopped = Stopped, "told to stop"
     except KeyboardInterrupt:
         stopped = "interrupted"
     enough = 0 < trainer.max_steps <= trainer.global_step
     if stopped == "stopped" and (enough or datamodule.is_exhausted):
         return
     done = datamodule.examples_read / datamodule.stream().num_examples
-    raise Unfinished(
+    raise kind(
         f"{stopped} after step {trainer.global_step}, {done:.0%} of the data. Nothing in "
         f"{directory} is lost: the same command with resume=auto goes on from the last checkpoint"
     )

@@ -16,9 +16,8 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from orca.errors import Unfinished
+from orca.errors import Stopped
 from orca.training.ranks import on_rank_zero, world
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -49,23 +48,12 @@ class StopSignals(Callback):
         self.install()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._module = None
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if pl_module.stopping:
-            raise SIGTERMException
+        self._module = None  # Checkpoints has begun to save the last step: stop at once
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         if self._module is None:
-            raise Unfinished(f"told to stop ({self.received}); resume=auto goes on")
+            raise Stopped(f"told to stop ({self.received}); resume=auto goes on")
         self._module.stop_requested = True
 
 

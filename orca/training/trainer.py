@@ -38,6 +38,26 @@ SET_BY_PROGRAM: dict[str, Any] = {
 """Arguments of the Trainer that are not configuration."""
 
 
+NOT_OURS = {
+    "precision": "precision=…",
+    "strategy": "strategy=…",
+    "logger": "logger=…",
+    "callbacks": "callbacks.…",
+    "plugins": "strategy=… or precision=…",
+    "default_root_dir": "run=… and paths.runs=…",
+    "accumulate_grad_batches": "data.global_batch=… and data.micro_batch=…",
+    "gradient_clip_val": "gradient_clip=…",
+    "gradient_clip_algorithm": "gradient_clip=…, which is the norm",
+    "limit_train_batches": "trainer.max_steps=…",
+    "overfit_batches": "a small file as data.parts.…",
+    "fast_dev_run": "trainer.max_steps=1",
+    "min_steps": "trainer.max_steps=…",
+    "min_epochs": "epochs=…",
+    "reload_dataloaders_every_n_epochs": "epochs=…",
+}
+"""Arguments of the Trainer that options of ours stand for, or that would break a run."""
+
+
 def build_trainer(
     config: DictConfig, name: str, directory: Path, fixed_callbacks: Sequence[Callback] = ()
 ) -> L.Trainer:
@@ -68,6 +88,8 @@ def build_trainer(
     for key in options:
         if key in SET_BY_PROGRAM:
             raise UserError(f"trainer.{key} is set by the program; epochs=N sets the passes")
+        if key in NOT_OURS:
+            raise UserError(f"trainer.{key} does nothing good here. Take {NOT_OURS[key]}")
         if key not in known:
             raise UserError(f"trainer.{key} is no argument of lightning.Trainer")
     try:

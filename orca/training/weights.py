@@ -148,6 +148,14 @@ def publish(beside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recover(target: Path) -> None:
+    """Bring back what a kill between the two renames of :func:`publish` left under other names."""
+    old = target.with_name(f"{target.name}.old")
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def weights_hash(directory: Path) -> str:
     """sha256 over the names and contents of the directory's safetensors files."""
     digest = hashlib.sha256()

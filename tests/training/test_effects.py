@@ -143,8 +143,8 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(stages: Path) 
     for stage in ("flan5m_chatgpt", "flan1m_gpt4"):
         logged = values(stages / stage, "val/loss")
         trained = {step: loss for step, loss in logged.items() if step > 0}
-        best = json.loads((stages / stage / "best/best.json").read_text())
-        assert best["loss"] == pytest.approx(min(trained.values()))
+        best = json.loads((stages / stage / "best/orca.json").read_text())
+        assert best["held_out_loss"] == pytest.approx(min(trained.values()))
         weights = load_file(stages / stage / "best/model.safetensors")
         final = load_file(stages / stage / "hf/model.safetensors")
         same = all(torch.equal(weights[name], final[name]) for name in final)
