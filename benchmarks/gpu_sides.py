@@ -213,6 +213,7 @@ def trl(
             bf16=True,
             use_cpu=spec.device == "cpu",
             use_liger_kernel=case.liger,
+            torch_compile=case.compile,
             optim="adamw_torch_fused",
             learning_rate=1e-5,
             lr_scheduler_type="constant",

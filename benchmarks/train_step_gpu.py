@@ -9,8 +9,8 @@ float32 master weights, gradients and AdamW's moments; packs of 2,048 tokens who
 lengths of real Orca-style traces; bf16 autocast, fused AdamW, clipping by norm, loss on the
 responses alone. Ours runs through the project's own module, optimizer and data path. TRL gets the
 same model, texts and number of packs a step: bf16, best-fit packing, fused AdamW, the best
-attention that it finds and the same gradient checkpointing, with and without Liger where that is
-installed.
+attention that it finds and the same gradient checkpointing, with and without `torch.compile`, and
+Liger where that is installed.
 
 Cases take turns (their order is reversed every other round); a step's time runs from the end of one
 optimizer step to the end of the next, the device synchronised. MFU counts matrix products,
@@ -111,6 +111,8 @@ def cases(device: torch.device, smoke: bool) -> list[Case]:
             if with_liger:
                 name = f"TRL, checkpointing {mode}, Liger"
                 found.append(Case(name, checkpointing=mode, liger=True, trl=True))
+            name = f"TRL, checkpointing {mode}, compile"
+            found.append(Case(name, checkpointing=mode, compile=True, trl=True))
     if smoke:  # one of every kind; compiling takes long
         found = [c for c in found if not c.compile and (c.checkpointing != "none" or not c.trl)]
     return found

@@ -33,6 +33,7 @@ from orca.training.weights import (
     open_weights,
     partial_directory,
     publish,
+    read_json,
     read_tensor,
     weight_files,
     write_shards,
@@ -109,8 +110,8 @@ def apply_difference(
     """
     if not (difference / MANIFEST).is_file():
         raise UserError(f"{difference} is no weight difference: it has no {MANIFEST}")
+    facts = read_json(difference / MANIFEST, "tensors")
     manifest = json.loads((difference / MANIFEST).read_text(encoding="utf-8"))
-    facts = manifest["tensors"]
     base_files, files = weight_files(base), weight_files(difference, "difference")
     if sorted(files) != sorted(facts):
         raise UserError(f"{difference}: its weight files hold other tensors than its {MANIFEST}")
@@ -204,7 +205,8 @@ def _check_names(
         if names:
             raise UserError(
                 f"{base} is not the base of {other}: {those} {len(names)} tensor(s) that the "
-                f"other lacks, such as {names[0]!r}"
+                f"other lacks, such as {names[0]!r}. (Output embeddings that are tied in one of "
+                "them and not in the other make another model too)"
             )
 
 

@@ -45,6 +45,8 @@ def convert_parquet(file: Path, directory: Path) -> None:
     with pq.ParquetFile(file) as parquet:
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
         schema = _plain(parquet.schema_arrow)
+    if len(set(schema.names)) < len(schema.names):
+        raise UserError(f"{file} has several columns of one name ({', '.join(schema.names)})")
     needed = sum(group.total_byte_size for group in groups)
     free = shutil.disk_usage(directory).free
     if needed > free:

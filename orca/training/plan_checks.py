@@ -33,6 +33,7 @@ def check_options(config: DictConfig) -> None:
     if config.compile and config.attention == "documents":
         raise UserError("attention=documents cannot be compiled. Take another, or compile=false")
     try:
+        instantiate(config.planning, _convert_="object")
         instantiate(config.optimizer)
         instantiate(config.scheduler)
         strategy = instantiate(config.strategy.strategy)

@@ -32,7 +32,7 @@ def weight_files(directory: Path, stem: str = "model") -> dict[str, Path]:
     """
     index = directory / f"{stem}.safetensors.index.json"
     if index.is_file():
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        placed = read_json(index, "weight_map")
         missing = sorted({file for file in placed.values() if not (directory / file).is_file()})
         if missing:
             raise UserError(
@@ -146,6 +146,20 @@ def publish(beside: Path, target: Path) -> None:
         os.replace(target, old)
     os.replace(beside, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def read_json(file: Path, key: str) -> Any:
+    """Entry ``key`` of a JSON file.
+
+    Raises:
+        UserError: the file is cut off or lacks it.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is damaged ({error!r}). Copy or download the directory again"
+        ) from None
 
 
 def recover(target: Path) -> None:

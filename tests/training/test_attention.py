@@ -105,3 +105,15 @@ def test_a_backend_that_cannot_be_had_is_an_error_not_a_fallback() -> None:
             choose_backend(backend, cpu)
     with pytest.raises(UserError, match="unknown"):
         choose_backend("flash", cpu)
+
+
+@pytest.mark.parametrize("backend", ["varlen", "flash_attention_2"])
+def test_kernels_of_16_bits_are_refused_in_float32(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU here, what is missing on the device is left out of the question."""
+    monkeypatch.setattr("orca.training.attention._missing", lambda *_: None)
+    device = torch.device("cuda")
+    assert choose_backend(backend, device, half=True)[0] == backend
+    with pytest.raises(UserError, match="16 bits"):
+        choose_backend(backend, device, half=False)

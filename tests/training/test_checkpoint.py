@@ -72,6 +72,40 @@ def test_old_checkpoints_are_deleted_once_a_newer_one_is_whole(tmp_path: Path) -
     assert [step for step, _ in checkpoints(tmp_path)] == [2, 3]
 
 
+def test_state_is_that_of_the_moment_of_saving(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, 1, asynchronous=True)
+    writer.prepare()
+    state: dict[str, Any] = {"rows": [1, 2]}
+    writer.save(1, tensors(1.0), state)
+    state["rows"].append(3)
+    writer.wait()
+    assert load(tmp_path / "step00000001", tensors(0.0)) == {"rows": [1, 2]}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_newer_checkpoints_are_set_aside_and_never_crowd_out_whole_ones(
+    tmp_path: Path, keep: int
+) -> None:
+    write(tmp_path, 50, 100, 150)
+    for step in (100, 150):
+        truncate(tmp_path / f"step00000{step}" / "__0_0.distcp")
+    assert newest_checkpoint(tmp_path) == (50, tmp_path / "step00000050")
+    aside = sorted(path.name for path in tmp_path.glob("*.damaged"))
+    assert aside == ["step00000100.damaged", "step00000150.damaged"]
+    for path in list(tmp_path.glob("*.damaged")):  # even if someone puts them back
+        path.rename(path.with_suffix(""))
+    write(tmp_path, 60, keep=keep)
+    assert [step for step, _ in checkpoints(tmp_path)][-3:] == [60, 100, 150]
+    assert newest_checkpoint(tmp_path) == (60, tmp_path / "step00000060")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"state.pt": 1}', '{"state.pt'])
+def test_a_manifest_that_says_nothing_is_damage(tmp_path: Path, text: str) -> None:
+    write(tmp_path, 1, 2)
+    (tmp_path / "step00000002" / MANIFEST_FILE).write_text(text)
+    assert newest_checkpoint(tmp_path) == (1, tmp_path / "step00000001")
+
+
 def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 

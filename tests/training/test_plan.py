@@ -336,3 +336,34 @@ def test_the_loss_holds_what_the_plan_says(tokenizer: Any) -> None:
     assert any(t.shape == (128, 256) and t.dtype == torch.float32 for t in kept[-2:])
     assert any(t.shape == (targets, 256) for t in kept[-2:])
     assert not any(t.shape == (TOKENS, 128) or t.shape == (targets, 128) for t in kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["data.global_batch=0"], r"data\.global_batch=0"),
+        (["data.max_tokens=256"], "tokens_per_example=620 does not fit"),
+        (["planning.memory_gib=0"], "memory_gib=0"),
+        (["strategy=hsdp"], "one copy of the model"),
+        (["liger=true", "compile=true"], "take one of them"),
+        (["compile=true", "attention=documents"], "cannot be compiled"),
+        (["precision=foo"], "precision='foo'"),
+        (["optimizer.lr=-1"], "lr=-1"),
+        (["callbacks.checkpoints.keep=0"], "keep=0"),
+        (["strategy.strategy.reduce_dtype=float16"], "float32 or bfloat16"),
+        (["strategy.strategy.reduce_dtype=bfloat16", "precision=32-true"], "bf16-mixed"),
+        (["strategy.strategy.replicas=-2"], "at least 1"),
+    ],
+)
+def test_a_plan_refuses_what_training_refuses(options: list[str], words: str) -> None:
+    config = compose_config("experiment=orca_13b", *options)
+    with pytest.raises(UserError, match=words):
+        plan_stage(config, "flan5m_chatgpt")
+
+
+def test_a_plan_counts_the_adapters_that_are_asked_for() -> None:
+    options = ["experiment=orca_13b", "strategy=ddp", "model/adapter=lora"]
+    every = plan_stage(compose_config(*options), "flan5m_chatgpt")
+    config = compose_config(*options, "model.adapter.target_modules=[q_proj]")
+    one = plan_stage(config, "flan5m_chatgpt")
+    assert one.trained == 40 * 16 * (5120 + 5120) < every.trained

@@ -225,6 +225,20 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_bitwise(tmp_path: Path, unbr
 
 
 @pytest.mark.slow
+def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
+    seen: list[psutil.Process] = []
+
+    def kill_launcher(ranks: list[psutil.Process]) -> None:
+        seen.extend(ranks)
+        ranks[0].parent().kill()
+
+    arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
+    status, _ = start_and_disturb(arguments, tmp_path / "r/flan5m_chatgpt", kill_launcher)
+    assert status == -signal.SIGKILL
+    assert not psutil.wait_procs(seen, timeout=10)[1], "ranks train on without their launcher"
+
+
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
     arguments = [sys.executable, *command(tmp_path, "r", *LONG, *TWO)]
     arguments.append("strategy.strategy.timeout_minutes=0.2")
