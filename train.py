@@ -9,6 +9,7 @@ Options are in conf/train.yaml and the groups beside it; `python train.py --help
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -33,6 +34,8 @@ def main(config: DictConfig) -> float | None:
     check_config(config, TRAIN_OPTIONS)
     if config.plan:
         print("\n\n".join(plan_report(plan_stage(config, str(name))) for name in config.stages))
+        with suppress(OSError):  # Hydra has made it; a run that is there is not empty
+            Path(config.paths.run_dir).rmdir()
         return None
     if needs_ranks(config):
         start_ranks(__file__, job_options(), config.trainer.devices)

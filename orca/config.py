@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import functools
 import inspect
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch.distributed as dist
 import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -90,39 +92,72 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # val/loss is summed already
     # conf/hydra/launcher/submitit_slurm.yaml has its plugin's name, so that users find it.
     warnings.filterwarnings("ignore", message=r"(?s).*ConfigStore schema with the same name.*")
+    failures: list[Exception] = []
     try:
-        decorated(_keep_sweep_going(main))()
+        decorated(_job(main, failures))()
+        if failures:
+            raise failures[0]
     except Unfinished as stop:
-        _complain(str(stop))
-        sys.exit(UNFINISHED_STATUS)
+        _tell(str(stop))
+        _leave(UNFINISHED_STATUS)
     except USER_ERRORS as error:
-        _complain(f"error: {explain(error)}")
-        sys.exit(2)
+        _tell(f"error: {explain(error)}")
+        _leave(2)
+    except Exception as error:
+        if not dist.is_initialized():
+            raise
+        if "peer" in str(error):  # another rank has gone, and that is where to look
+            first = str(error).strip().splitlines()[0]
+            print(f"rank {dist.get_rank()} lost its peers ({first[:120]})", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        _leave(1)
+    _leave(0)
 
 
-def _keep_sweep_going(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """In a sweep, one job's failure is told at once and does not lose the others."""
+def _job(
+    main: Callable[[DictConfig], Any], failures: list[Exception]
+) -> Callable[[DictConfig], Any]:
+    """``main`` with failures that Hydra does not see, since it would print every option first.
+
+    In a sweep, one job's failure is told at once and does not lose the others.
+    """
 
     @functools.wraps(main)
     def job(config: DictConfig) -> Any:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
-            return main(config)
         try:
             return main(config)
-        except Stopped:
-            raise  # the sweep was told to stop, not this job alone
-        except (Unfinished, *USER_ERRORS) as error:
-            _complain(f"error in this job: {explain(error)}")
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                failures.append(error)
+                return None
+            if isinstance(error, Stopped):
+                raise  # the sweep was told to stop, not this job alone
+            if isinstance(error, (Unfinished, *USER_ERRORS)):
+                _tell(f"error in this job: {explain(error)}")
+            else:
+                traceback.print_exc()
         return FAILED
 
     return job
 
 
-def _complain(text: str) -> None:
+def _tell(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
+
+
+def _leave(status: int) -> None:
+    """End the program with ``status``."""
+    if dist.is_initialized():
+        # The threads of process groups can abort a process that is being taken down, and a rank's
+        # status would be that of a crash.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
 
 
 def explain(error: BaseException) -> str:
@@ -180,9 +215,11 @@ def _check_node(node: Any, path: str) -> None:
         for key in node:
             name = str(key)
             if not name.startswith("_") and name not in parameters and not open_ended:
-                raise UserError(unknown_key(f"{path}.{name}", name, parameters))
+                full = f"{path}.{name}" if path else name
+                raise UserError(unknown_key(full, name, parameters))
     for key in node:
         if OmegaConf.is_missing(node, key) and key not in GIVEN_BY_PROGRAM:
-            raise UserError(f"{path}.{key!s} is needed: give it on the command line")
+            full = f"{path}.{key!s}" if path else str(key)
+            raise UserError(f"{full} is needed: give it on the command line")
         if not OmegaConf.is_missing(node, key):
             _check_node(node._get_node(key), f"{path}.{key!s}" if path else str(key))

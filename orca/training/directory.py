@@ -19,7 +19,7 @@ from orca.training.guards import INCIDENTS_FILE
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
 MAY_DIFFER = (
-    *("resume", "overwrite", "callbacks", "logger", "paths", "strategy", "plan", "planning"),
+    *("run", "resume", "overwrite", "callbacks", "logger", "paths", "strategy", "plan", "planning"),
     *("data.num_workers", "data.micro_batch", "max_skipped_steps"),
     *("activation_checkpointing", "compile", "liger"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),

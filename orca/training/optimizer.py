@@ -84,7 +84,7 @@ class AdamW8bit(AdamW):
         if importlib.util.find_spec("torchao") is None:
             raise UserError(
                 "optimizer=adamw_8bit: the package torchao is not installed. Install it (pip "
-                "install torchao), or take optimizer=adamw"
+                "install -e '.[memory]'), or take optimizer=adamw"
             )
         # Here and not in build: importing it also lets torch.load know its state, and a checkpoint
         # is read before optimizers are built.

@@ -41,6 +41,8 @@ def check_options(config: DictConfig) -> None:
             instantiate(config.callbacks.checkpoints, directory=".")
     except InstantiationException as error:
         raise error.__cause__ or error from None
+    if config.model.adapter is not None:
+        instantiate(config.model).adapter.check(config.strategy.name, None, None)
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
     if isinstance(devices, int) and isinstance(nodes, int):
         precision = "bf16-mixed" if config.precision == "auto" else config.precision

@@ -67,7 +67,7 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
         yield "strategy.strategy.reduce_dtype=bfloat16", changed
     if setup.sharded and not setup.cpu_offload:
         yield "strategy.strategy.cpu_offload=true", replace(setup, cpu_offload=True)
-    if not setup.sharded and setup.ranks > 1:
+    if not setup.sharded and setup.ranks > 1 and setup.lora_rank is None:
         yield "strategy=fsdp", replace(setup, strategy="fsdp")
     if setup.lora_rank is None:
         name = "single" if setup.ranks == 1 else "ddp"  # FSDP2 does not go with adapters
@@ -77,7 +77,7 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
 
 def _more_ranks(shape: Shape, setup: Setup, planning: Planning, share: float) -> list[Lever]:
     """The fewest ranks, by doubling, that fit with all else equal."""
-    if not setup.sharded and setup.ranks > 1:
+    if setup.lora_rank is not None or (not setup.sharded and setup.ranks > 1):
         return []
     devices, nodes = setup.devices, setup.nodes
     while nodes <= MOST_NODES:

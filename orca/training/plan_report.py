@@ -65,7 +65,8 @@ def _memory(plan: StagePlan) -> list[str]:
         node = plan.memory.host * setup.devices / GIB
         lines.append(f"  on the host, per node: {node:.0f} GiB")
     if plan.fits:
-        return [*lines, "  fits"]
+        refused = f", but training would be refused: {plan.refused}" if plan.refused else ""
+        return [*lines, f"  fits{refused}"]
     lines.append("  does not fit. What each change would make of it:")
     for lever in plan.levers:
         verdict = "fits" if lever.fits else "does not fit"
@@ -78,8 +79,8 @@ def _work(plan: StagePlan) -> list[str]:
     lengths = work.lengths
     speed = work.tokens / (work.hours * 3600)
     return [
-        f"data, {work.source}: {lengths.examples:,} examples × {work.epochs} epoch(s), "
-        f"{lengths.tokens_per_example:.0f} tokens each, {lengths.target_share:.0%} of them "
+        f"data, {work.source}; data=… is not read: {lengths.examples:,} examples × "
+        f"{work.epochs} epoch(s), {lengths.tokens_per_example:.0f} tokens each, {lengths.target_share:.0%} of them "
         f"targets, mean length² {lengths.spread:.2f} × squared mean",
         f"work: {work.steps:,} optimizer steps of {setup.global_batch} packs, "
         f"{work.tokens / 1e9:.2f} G tokens ({work.targets / 1e9:.2f} G targets), "
@@ -87,6 +88,8 @@ def _work(plan: StagePlan) -> list[str]:
         f"time at {planning.mfu:.0%} MFU (assumed): {work.hours:,.1f} hours, "
         f"{work.hours * setup.ranks:,.0f} GPU-hours, {speed:,.0f} tokens/s "
         f"({speed / setup.ranks:,.0f} per GPU); without validation, checkpoints and restarts",
+        "  that MFU is yours to assume (planning.mfu): recomputation (full: a third more work), "
+        "offload and traffic that does not hide behind computation lower it",
     ]
 
 
@@ -116,6 +119,8 @@ def _disk(plan: StagePlan) -> list[str]:
 def _paper(plan: StagePlan) -> list[str]:
     """The paper's run beside this one, for a model of its size."""
     work, hours = plan.work, PAPER_HOURS.get(plan.part)
+    if plan.setup.lora_rank is not None:  # LoRA's work in the hours of full training says nothing
+        return []
     if hours is None or not 12.5e9 < plan.shape.total < 13.5e9:
         return []
     gpu_hours = PAPER_GPUS * hours
@@ -125,7 +130,7 @@ def _paper(plan: StagePlan) -> list[str]:
     real = examples * work.lengths.tokens_per_example * per_token / could
     text = (
         f"the paper: {PAPER_GPUS} × A100 80 GB, {hours:.0f} h = {gpu_hours:,.0f} GPU-hours for "
-        f"{PAPER_EPOCHS} epochs (this plan: {work.hours * plan.setup.ranks:,.0f} hours of "
+        f"{PAPER_EPOCHS} epochs (this plan: {work.hours * plan.setup.ranks:,.0f} GPU-hours of "
         f"{plan.planning.device} for {work.epochs}). {PAPER_EPOCHS} epochs of the examples above "
         f"in that time are {real:.0%} MFU by true lengths"
     )

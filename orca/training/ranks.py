@@ -8,6 +8,7 @@ need no other path.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -70,10 +71,11 @@ def needs_ranks(config: DictConfig) -> bool:
     several = not alone or config.trainer.num_nodes != 1
     if config.strategy.name == "single":
         if several or is_rank():
+            where = ", by a launcher of several ranks" if is_rank() else ""
             raise UserError(
-                f"strategy=single trains on one device, trainer.devices={config.trainer.devices} "
-                f"on {config.trainer.num_nodes} node(s) is asked for"
-                f"{', by a launcher of several ranks' if is_rank() else ''}. Take strategy=fsdp"
+                f"strategy=single trains on one device, trainer.devices={number} on "
+                f"{config.trainer.num_nodes} node(s) is asked for{where}. Take strategy=ddp, where "
+                "the model fits one device, or strategy=fsdp"
             )
         return False
     if is_rank():
@@ -97,6 +99,7 @@ def start_ranks(program: str, overrides: list[str], devices: int | str) -> None:
         devices = torch.cuda.device_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -110,26 +113,26 @@ def start_ranks(program: str, overrides: list[str], devices: int | str) -> None:
     try:
         elastic_launch(config, sys.executable)(program, *overrides)
     except SignalException as stop:
-        raise Stopped(
-            f"told to stop ({stop.sigval.name}); the ranks' last checkpoint is where resume=auto "
-            "goes on"
-        ) from None
+        raise Stopped(f"told to stop ({stop.sigval.name}); resume=auto goes on") from None
     except ChildFailedError as error:
         raise _explain({rank: f.exitcode for rank, f in error.failures.items()}) from None
 
 
 def _explain(statuses: dict[int, int]) -> Exception:
     """What became of a job whose ranks ended with these exit statuses (those that failed)."""
+    if 2 in statuses.values():
+        return UserError("the ranks ended with the error above")
     if UNFINISHED_STATUS in statuses.values():
         return Unfinished("the run stopped before its end; resume=auto goes on")
-    killed = {r: s for r, s in statuses.items() if s < 0 and s != -signal.SIGTERM}
+    own = {r: s for r, s in statuses.items() if s != -signal.SIGTERM}  # that is the launcher's
+    killed = {r: s for r, s in own.items() if s < 0}
     if killed:  # the others then fail in the collective that they were in
         rank, status = min(killed.items())
         return Unfinished(
             f"rank {rank} was killed ({signal.Signals(-status).name}; SIGKILL without a cause is "
             "often the machine out of memory). resume=auto goes on from the last checkpoint"
         )
-    rank, status = min(statuses.items())
+    rank, status = min((own or statuses).items())
     return UserError(f"rank {rank} ended with status {status}; its first error is above")
 
 

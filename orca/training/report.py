@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from orca.stream import TraceDataModule
@@ -40,6 +41,19 @@ def summarise(directory: Path, datamodule: TraceDataModule, stage: str) -> dict[
     }
 
 
+LEFT = {
+    "hf": "the model",
+    "adapter": "LoRA's weights alone",
+    "best": "the weights of the lowest held-out loss",
+    "data_card.md": "what was read and trained on",
+    "loss.png": "the loss",
+    "metrics.csv": "every metric",
+    "samples.jsonl": "answers to held-out questions",
+    "incidents.jsonl": "steps that were skipped or stood out",
+}
+"""What a run may leave, for its last lines."""
+
+
 def describe(results: dict[str, Any], directory: Path) -> str:
     """The lines that end a run."""
     lines = [f"{results['stage']}: what was learned"]
@@ -66,9 +80,8 @@ def describe(results: dict[str, Any], directory: Path) -> str:
             f"  warning: {results['truncated']} of {results['examples']} queries were cut to fit "
             "data.max_tokens"
         )
-    lines.append(
-        f"  {directory}: hf/ (the model), data_card.md, loss.png, metrics.csv, samples.jsonl"
-    )
+    left = [f"{name} ({what})" for name, what in LEFT.items() if (directory / name).exists()]
+    lines.append(f"  {directory}: {', '.join(left)}")
     return "\n".join(lines)
 
 
@@ -196,7 +209,8 @@ def held_out_loss(config: DictConfig) -> float | None:
 
 def next_command(config: DictConfig) -> str:
     """What to type next: the second stage after the first, a chat with the result otherwise."""
-    if list(config.stages) == ["flan5m_chatgpt"] and HydraConfig.initialized():
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if list(config.stages) == ["flan5m_chatgpt"] and HydraConfig.initialized() and not in_sweep:
         given = [
             shlex.quote(option)
             for option in HydraConfig.get().overrides.task

@@ -93,6 +93,8 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
     if finished:
         if is_rank_zero():
             print(f"{directory} is finished; its results stand.", flush=True)
+        if not is_rank_zero():
+            return {}
         return json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
     checkpoint = newest_checkpoint(directory / CHECKPOINTS) if resuming else None
     if not 0 <= config.seed < 2**32:

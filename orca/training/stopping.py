@@ -20,11 +20,12 @@ from lightning.pytorch.callbacks import Callback
 from orca.errors import Stopped
 from orca.training.ranks import on_rank_zero, world
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals(Callback):
-    """SIGTERM or SIGUSR1 (preemption): save after the step at hand, and end with status 75.
+    """SIGTERM, SIGUSR1 (preemption) or Ctrl-C: save after the step at hand, and end with status
+    75. A second Ctrl-C ends it at once.
 
     Takes the place of Lightning's own handlers, which run a collective inside the signal handler
     and so can deadlock. Here a handler sets a flag; the ranks agree on it in the all-reduce that
@@ -51,10 +52,14 @@ class StopSignals(Callback):
         self._module = None  # Checkpoints has begun to save the last step: stop at once
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
+        if self.received == "SIGINT" and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.received = signal.Signals(number).name
         if self._module is None:
             raise Stopped(f"told to stop ({self.received}); resume=auto goes on")
         self._module.stop_requested = True
+        if number == signal.SIGINT:
+            print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
 @dataclass

@@ -110,11 +110,7 @@ class Replicated(ElasticCheckpoints, DDPStrategy):
     """
 
     def __init__(self, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
-        super().__init__(
-            timeout=timedelta(minutes=timeout_minutes),
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        super().__init__(timeout=timedelta(minutes=timeout_minutes), gradient_as_bucket_view=True)
 
 
 class FullySharded(ElasticCheckpoints, ModelParallelStrategy):
