@@ -80,8 +80,9 @@ def _work(plan: StagePlan) -> list[str]:
     speed = work.tokens / (work.hours * 3600)
     return [
         f"data, {work.source}; data=… is not read: {lengths.examples:,} examples × "
-        f"{work.epochs} epoch(s), {lengths.tokens_per_example:.0f} tokens each, {lengths.target_share:.0%} of them "
-        f"targets, mean length² {lengths.spread:.2f} × squared mean",
+        f"{work.epochs} epoch(s), {lengths.tokens_per_example:.0f} tokens each, "
+        f"{lengths.target_share:.0%} of them targets, mean length² {lengths.spread:.2f} × squared "
+        "mean",
         f"work: {work.steps:,} optimizer steps of {setup.global_batch} packs, "
         f"{work.tokens / 1e9:.2f} G tokens ({work.targets / 1e9:.2f} G targets), "
         f"{work.flops:.3g} FLOPs",
