@@ -256,7 +256,7 @@ rank (`strategy=single`) without a stop; float32, global batch of 4 packs.
 """
     return f"""# Killed and resumed, against never killed
 
-{date.today().isoformat()}; {arguments.hardware}; {platform.platform()}; Python \
+{date.today().isoformat()}; {arguments.hardware}; {platform.system()}; Python \
 {platform.python_version()}, torch {torch.__version__}, lightning {lightning.__version__}.
 Command: `python benchmarks/kill_resume.py --kills {arguments.kills} --steps {arguments.steps} \
 --matrix-steps {arguments.matrix_steps} --seed {arguments.seed}`. {seconds / 60:.0f} minutes in all.
