@@ -147,7 +147,10 @@ def join_ranks(timeout: timedelta) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # a killed launcher must not leave ranks that train on
     if "RANK" not in os.environ:  # SLURM has names of its own
-        slurm = SLURMEnvironment(auto_requeue=False)
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # tasks that are not counted by node
+            raise UserError(str(error)) from None
         os.environ["RANK"] = os.environ["SLURM_PROCID"]
         os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
         os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]

@@ -268,6 +268,7 @@ def test_slurm_tasks_are_ranks(runs: Path, tmp_path: Path) -> None:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     names = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "1"}
+    names |= {"SLURM_NTASKS_PER_NODE": "2"}
     names |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "orca"}
     tasks = [
         subprocess.Popen(
