@@ -2,8 +2,9 @@
 
 import os
 
-# Threads of OpenMP that wait spin, and on a machine that others use too they spin on the cores that
-# the work needs: a small model trained ten times slower. Read when PyTorch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of OpenMP that wait spin, by default for so long that on a machine which others use too they
+# take the cores that the work needs (docs/measurements.md). Read when PyTorch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
