@@ -2,8 +2,8 @@
 
 import os
 
-# Threads of OpenMP that wait spin, by default for so long that on a machine which others use too they
-# take the cores that the work needs (docs/measurements.md). Read when PyTorch is loaded.
+# Threads of OpenMP that wait spin, by default for so long that on a machine which others use too
+# they take the cores that the work needs (docs/measurements.md). Read when PyTorch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
