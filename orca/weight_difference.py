@@ -110,8 +110,8 @@ def apply_difference(
     """
     if not (difference / MANIFEST).is_file():
         raise UserError(f"{difference} is no weight difference: it has no {MANIFEST}")
-    facts = read_json(difference / MANIFEST, "tensors")
-    manifest = json.loads((difference / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(difference / MANIFEST, "tensors")
+    facts = manifest["tensors"]
     base_files, files = weight_files(base), weight_files(difference, "difference")
     if sorted(files) != sorted(facts):
         raise UserError(f"{difference}: its weight files hold other tensors than its {MANIFEST}")

@@ -31,7 +31,7 @@ MAY_DIFFER = (
 def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
     """What is in a stage's directory: (is finished, is to be gone on with).
 
-    Changes nothing; :func:`start_run` does, once all else has been built.
+    Changes nothing; :meth:`RunDirectory.start` does, once all else has been built.
 
     Raises:
         UserError: the directory holds a run and nothing says what should become of it, or

@@ -18,7 +18,6 @@ import torch
 from orca.training.flops import attention_width, decoder_layers, linear_weights
 
 GIB = 2**30
-CHECKPOINTING = ("none", "selective", "full")
 STRATEGIES = ("single", "ddp", "fsdp", "hsdp")
 
 

@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from orca.errors import UserError
 from orca.training.flops import ModelFlops, model_flops
 from orca.training.memory import (
-    CHECKPOINTING,
     STRATEGIES,
     Memory,
     Setup,
@@ -164,13 +163,11 @@ def read_setup(config: DictConfig) -> Setup:
             raise UserError(
                 f"plan=true needs trainer.{key} as a number, not {config.trainer[key]!r}"
             )
-    checkpointing = option("activation_checkpointing", "none")
-    known = {"strategy": STRATEGIES, "activation_checkpointing": CHECKPOINTING}
-    given = {"strategy": config.strategy.name, "activation_checkpointing": checkpointing}
-    for key, value in given.items():
-        if value not in known[key]:
-            raise UserError(f"plan=true knows {key} {', '.join(known[key])}, not {value!r}")
-    adapter = option("model.adapter", None)
+    if config.strategy.name not in STRATEGIES:
+        raise UserError(
+            f"plan=true knows strategy {', '.join(STRATEGIES)}, not {config.strategy.name!r}"
+        )
+    adapter = config.model.adapter
     half_reduce = option("strategy.strategy.reduce_dtype", "float32") == "bfloat16"
     eight_bit = str(config.optimizer._target_).endswith("8bit")
     return Setup(
@@ -181,7 +178,7 @@ def read_setup(config: DictConfig) -> Setup:
         mixed=config.precision != "32-true",
         reduce_bytes=2 if half_reduce and config.precision != "32-true" else 4,
         cpu_offload=bool(option("strategy.strategy.cpu_offload", False)),
-        checkpointing=checkpointing,
+        checkpointing=config.activation_checkpointing,
         optimizer_bytes=EIGHT_BIT if eight_bit else 8.0,
         lora_rank=adapter.rank if adapter is not None else None,
         max_tokens=config.data.max_tokens,

@@ -53,10 +53,6 @@ def check_options(config: DictConfig) -> None:
 
 def refused(setup: Setup) -> str | None:
     """Why training would not start as configured, or None."""
-    if setup.sharded and setup.lora_rank is not None:
-        return f"model/adapter=lora does not go with strategy={setup.strategy}. Take ddp or single"
-    if setup.replicas > 1 and (setup.ranks % setup.replicas or setup.replicas >= setup.ranks):
-        return f"{setup.ranks} ranks cannot hold {setup.replicas} replicas of several ranks each"
     if setup.strategy == "single" and setup.ranks > 1:
         return f"strategy=single trains on one device, {setup.ranks} are asked for"
     share = setup.ranks * setup.micro_batch

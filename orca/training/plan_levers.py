@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orca.training.memory import CHECKPOINTING, Setup, Shape, memory
+from orca.training.levers import CHECKPOINTING
+from orca.training.memory import Setup, Shape, memory
 from orca.training.planning import Planning
 
 EIGHT_BIT = 2 * (1 + 4 / 256)

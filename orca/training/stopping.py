@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import signal
 import socket
@@ -105,6 +106,7 @@ class Watchdog(Callback):
         own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if not rank else None
         port = on_rank_zero(lambda: own.port)  # type: ignore[union-attr]
         self._store = own or dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
+        self._move(0, "starting")  # loading and the first validation are not counted
         self._report(rank)
         dist.barrier()  # every rank is in the store before anyone looks
         threading.Thread(target=self._watch, args=(rank, ranks), daemon=True).start()
@@ -147,7 +149,7 @@ class Watchdog(Callback):
 
     def _report(self, rank: int) -> None:
         self.place.heard = time.time()
-        self._store.set(f"rank{rank}", repr(asdict(self.place)))  # type: ignore[union-attr]
+        self._store.set(f"rank{rank}", json.dumps(asdict(self.place)))  # type: ignore[union-attr]
 
     def _watch(self, rank: int, ranks: int) -> None:
         while not self._done.wait(min(self.BEAT, self.seconds / 4)):
@@ -182,6 +184,4 @@ class Watchdog(Callback):
 
 
 def _parse(text: bytes) -> Place:
-    import ast
-
-    return Place(**ast.literal_eval(text.decode()))
+    return Place(**json.loads(text))

@@ -32,7 +32,7 @@ def weight_files(directory: Path, stem: str = "model") -> dict[str, Path]:
     """
     index = directory / f"{stem}.safetensors.index.json"
     if index.is_file():
-        placed = read_json(index, "weight_map")
+        placed = read_json(index, "weight_map")["weight_map"]
         missing = sorted({file for file in placed.values() if not (directory / file).is_file()})
         if missing:
             raise UserError(
@@ -148,18 +148,20 @@ def publish(beside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_json(file: Path, key: str) -> Any:
-    """Entry ``key`` of a JSON file.
+def read_json(file: Path, key: str) -> dict[str, Any]:
+    """A JSON file that has the entry ``key``.
 
     Raises:
         UserError: the file is cut off or lacks it.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))[key]
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found[key]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged ({error!r}). Copy or download the directory again"
         ) from None
+    return found
 
 
 def recover(target: Path) -> None:
