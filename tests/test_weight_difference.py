@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
@@ -67,6 +67,7 @@ def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.
 
 
 @settings(max_examples=40, deadline=None)
+@example(torch.bfloat16, torch.bfloat16, 1, 0, 39)  # base and tuned coincide
 @given(
     st.sampled_from(DTYPES),
     st.sampled_from(DTYPES),
@@ -92,7 +93,9 @@ def test_any_bit_pattern_comes_back(
         assert bits(read(directory / "again")) == bits(tuned)
         # The hashes know nothing of files: of the result in other files they are the same.
         again = make_difference(directory / "base", directory / "again", directory / "d2")
-        assert again == made and made["base"] != made["tuned"]
+        # They are equal exactly when the models are (few random values can coincide).
+        assert again == made
+        assert (made["base"] == made["tuned"]) == (bits(base) == bits(tuned))
 
 
 @pytest.fixture(scope="module")
