@@ -38,7 +38,7 @@ WARM_UP = 2
 
 
 class KeptBytes(TorchDispatchMode):
-    """Bytes of the tensors that were made inside and are still alive."""
+    """Counts the bytes that a forward pass leaves in memory, whoever keeps them."""
 
     def __init__(self) -> None:
         super().__init__()

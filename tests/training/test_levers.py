@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
 import torch
+from memory_levers_cpu import KeptBytes
 from test_attention import pack_of
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from orca.errors import UserError
@@ -19,26 +17,6 @@ from orca.training import CHECKPOINTING, Levers, Student, choose_backend, implem
 CPU = torch.device("cpu")
 PACKS = [pack_of(lengths) for lengths in ((37, 5, 64), (20, 9, 33, 7), (130,), (50, 51, 2, 3))]
 """Of different lengths and numbers of examples; one without a boundary."""
-
-
-class KeptBytes(TorchDispatchMode):
-    """Counts the bytes that the forward pass leaves in memory, whoever keeps them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
-        output = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.seen[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return output
-
-    def total(self) -> int:
-        gc.collect()
-        return sum(size for reference, size in self.seen.values() if not reference.expired())
 
 
 def student(levers: Levers, backend: str) -> Student:
