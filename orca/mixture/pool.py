@@ -1,4 +1,4 @@
-"""Candidate queries as Parquet that DuckDB reads: the one form of everything that people have FLAN in.
+"""Candidate queries as Parquet that DuckDB reads: one form for all that people have FLAN in.
 
 A source (Parquet or JSONL submixes, CoT tables, Super-NaturalInstructions tasks, P3 rows, templates
 over raw rows) opens as a list of :class:`PoolFile`. Parquet stays where it is and is seen through
