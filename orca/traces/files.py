@@ -182,7 +182,7 @@ def _local_copy(filesystem: Any, name: str) -> Path:
         try:
             with filesystem.open(name, "rb") as source, target.open("wb") as copy:
                 if name.endswith(".zst"):
-                    _unpack_zst(source, copy)
+                    unpack_zst(source, copy)
                 elif name.endswith(".gz"):
                     with gzip.open(source) as unpacked:  # raises when the file is cut off
                         shutil.copyfileobj(unpacked, copy, 1 << 20)
@@ -203,7 +203,8 @@ def _cached(filesystem: Any, name: str) -> Path:
     return cache_dir("files", key)
 
 
-def _unpack_zst(source: Any, copy: Any) -> None:
+def unpack_zst(source: Any, copy: Any) -> None:
+    """Write the plain text of a Zstandard file; raises EOFError when it is cut off."""
     # zstandard's own readers end a cut-off file without a word; its frame objects tell.
     frame = zstandard.ZstdDecompressor().decompressobj()
     while data := source.read(1 << 20):

@@ -1,0 +1,56 @@
+"""DuckDB as this room uses it: bounded memory, spilling to disk, no extensions from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+WHITE = "E' \\t\\r\\n\\f\\v'"
+"""White space, as a SQL literal for ``trim``."""
+
+
+@contextmanager
+def engine(
+    spill: Path, memory_gib: float = 2.0, database: Path | None = None, ordered: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that holds at most ``memory_gib`` and puts what is more into ``spill``.
+
+    Args:
+        database: file for tables; None: in memory.
+        ordered: rows come in the order of the file; costs memory.
+    """
+    connection = duckdb.connect(
+        str(database or ":memory:"),
+        config={
+            "memory_limit": f"{memory_gib}GiB",
+            "temp_directory": str(spill),
+            "preserve_insertion_order": ordered,
+            "autoinstall_known_extensions": False,
+            "enable_progress_bar": False,
+        },
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def read(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> pa.RecordBatchReader:
+    """The result of a query, ``rows`` at a time."""
+    reader = connection.execute(sql).to_arrow_reader(rows)
+    assert reader is not None
+    return reader
+
+
+def literal(text: str) -> str:
+    """``text`` as a SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def column(name: str) -> str:
+    """``name`` as a SQL column."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,65 @@
+"""What a query set is made of, as its configuration says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orca.errors import UserError
+from orca.mixture.hygiene import Check
+from orca.mixture.messages import SYSTEM_MESSAGE_IDS, SystemMessages
+from orca.mixture.pool import Source
+from orca.mixture.sampling import Sampler
+
+
+@dataclass
+class Collection:
+    """One sub-collection: where its candidates come from, and how they are sampled.
+
+    Args:
+        exclude: shell patterns of tasks to leave out, beside those that the paper leaves out.
+    """
+
+    source: Source
+    sampler: Sampler
+    exclude: Sequence[str] = ()
+
+
+@dataclass
+class Mixture:
+    """What a query set is made of.
+
+    Args:
+        collections: by name: cot, niv2, flan2021, t0; one may be left out.
+        sets: the query sets to write, by name: how many queries, None for all. Each is the
+            beginning of the same shuffled order, so smaller sets are uniform subsets of larger.
+        hygiene: checks in the order in which they run, by any name.
+        path: directory for relative file names.
+        on_bad_row: ``fail`` at the first row that is no query, or ``skip``: count and list them.
+        seed: of draws, order and system messages.
+    """
+
+    name: str
+    collections: Mapping[str, Collection | None]
+    sets: Mapping[str, int | None]
+    system_messages: SystemMessages
+    hygiene: Mapping[str, Check] = field(default_factory=dict)
+    path: str | None = None
+    on_bad_row: str = "fail"
+    seed: int = 17
+
+    def __post_init__(self) -> None:
+        unknown = set(self.collections) - set(SYSTEM_MESSAGE_IDS)
+        if unknown:
+            raise UserError(
+                f"mixture.collections: {', '.join(sorted(unknown))} unknown; the paper samples "
+                f"{', '.join(SYSTEM_MESSAGE_IDS)}, and no dialog"
+            )
+        if self.on_bad_row not in ("fail", "skip"):
+            raise UserError(f"mixture.on_bad_row={self.on_bad_row!r}: fail or skip")
+        if not self.sets or not self.chosen():
+            raise UserError("mixture.sets and mixture.collections must name at least one each")
+
+    def chosen(self) -> dict[str, Collection]:
+        """The collections that are not None, in the order of their names."""
+        return {name: one for name, one in sorted(self.collections.items()) if one is not None}

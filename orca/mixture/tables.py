@@ -1,0 +1,184 @@
+"""Rows that are queries already: the pre-rendered FLAN submixes, and T0/P3 rows.
+
+Parquet is read where it lies. JSON lines are converted once, by DuckDB, into Parquet in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import zstandard
+
+from orca.errors import UserError
+from orca.mixture.engine import WHITE, column, engine, literal
+from orca.mixture.pool import RENDERED, PoolFile, matching_files
+from orca.paths import cache_dir, made_once
+from orca.traces.files import unpack_zst
+
+LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+UNTYPED = "zs"
+"""Template type of rows that do not say whether they show answer options (P3)."""
+
+
+class QueryTable:
+    """Rows with a query and its targets, as Parquet or JSON lines (also ``.gz``, ``.zst``).
+
+    The defaults are the columns of the ``*_submix_original`` files; a column may also be there with
+    an underscore before its name, as in other copies of the collection.
+
+    Args:
+        files: patterns; ``**`` goes into directories.
+        query, targets: columns with the text, and with one gold answer or a list of them.
+        task: column with the task's name; None: the name of the file's directory.
+        template_type: column with FLAN's template type; None: all rows are zero-shot.
+        end_mark: cut from the end of every target (P3 copies have ``<|endoftext|>``).
+        task_prefix: cut from the start of every task's name (``t0_task_adaptation:``).
+    """
+
+    def __init__(
+        self,
+        files: str | Sequence[str],
+        query: str = "inputs",
+        targets: str = "targets",
+        task: str | None = "task_name",
+        template_type: str | None = "template_type",
+        end_mark: str = "",
+        task_prefix: str = "",
+    ) -> None:
+        self.files = files
+        self.columns = {"query": query, "targets": targets}
+        if task is not None:
+            self.columns["task"] = task
+        if template_type is not None:
+            self.columns["template_type"] = template_type
+        self.end_mark = end_mark
+        self.task_prefix = task_prefix
+
+    def open(self, root: str | None) -> list[PoolFile]:
+        return [self._open(name, path) for name, path in matching_files(self.files, root)]
+
+    def _open(self, name: str, path: Path) -> PoolFile:
+        if path.name.endswith(LINES):
+            return PoolFile(name, str(self._converted(name, path)), RENDERED)
+        if path.suffix != ".parquet":
+            known = ", ".join((".parquet", *LINES))
+            raise UserError(f"{name}: unknown ending. Known: {known}")
+        kinds = _columns(name, path)
+        found = {key: _find(name, wanted, kinds) for key, wanted in self.columns.items()}
+        lists = kinds[found["targets"]].endswith("[]")
+        texts = {key: column(value) for key, value in found.items()}
+        texts["targets"] = texts["targets"] if lists else f"[{texts['targets']}]"
+        return PoolFile(name, str(path), self._select(texts, path, "file_row_number + 1"))
+
+    def _select(self, texts: dict[str, str], path: Path, row: str) -> dict[str, str]:
+        """SQL of the pool's columns, from SQL of the texts that are there."""
+        targets, task = texts["targets"], texts.get("task", literal(path.parent.name))
+        if self.end_mark:
+            text = f"rtrim(t, {WHITE})"
+            cut = f"rtrim(left({text}, -{len(self.end_mark)}), {WHITE})"
+            marked = f"ends_with({text}, {literal(self.end_mark)})"
+            targets = (
+                f"list_transform({targets}, lambda t: CASE WHEN {marked} THEN {cut} ELSE t END)"
+            )
+        if self.task_prefix:
+            prefix = literal(self.task_prefix)
+            task = f"CASE WHEN starts_with({task}, {prefix}) "
+            task += f"THEN substr({texts.get('task')}, {len(self.task_prefix) + 1}) "
+            task += f"ELSE {texts.get('task')} END"
+        return {
+            "task": task,
+            "template": "''",
+            "template_type": texts.get("template_type", literal(UNTYPED)),
+            "query": texts["query"],
+            "targets": targets,
+            "row": row,
+            "problem": texts.get("problem", "NULL"),
+        }
+
+    def _converted(self, name: str, path: Path) -> Path:
+        state = path.stat()
+        settings = (str(path.resolve()), state.st_size, state.st_mtime_ns, vars(self), 1)
+        key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+
+        def convert(target: Path) -> None:
+            print(f"{name}: converting to Parquet in {target.parent}, once", file=sys.stderr)
+            _check_whole(name, path)
+            with engine(target.parent, ordered=True) as connection:
+                try:
+                    connection.execute(
+                        f"COPY ({self._lines(path)}) TO {literal(str(target))} "
+                        "(FORMAT parquet, COMPRESSION zstd)"
+                    )
+                except duckdb.Error as error:
+                    raise UserError(f"{name}: cannot be read as JSON lines ({error})") from None
+
+        return made_once(cache_dir("pool", key) / "pool.parquet", convert)
+
+    def _lines(self, path: Path) -> str:
+        """The pool's columns of a file of JSON lines."""
+        wanted = {c: (c, f"_{c}") for c in self.columns.values()}
+        declared = ", ".join(f"{column(c)}: 'JSON'" for pair in wanted.values() for c in pair)
+        texts = {}
+        for key, name in self.columns.items():
+            value = f"coalesce({', '.join(column(c) for c in wanted[name])})"
+            single = f"CASE WHEN json_type({value}) = 'VARCHAR' THEN {value}->>'$' END"
+            texts[key] = single
+            if key == "targets":
+                texts[key] = (
+                    f"CASE WHEN json_type({value}) = 'ARRAY' "
+                    f"THEN from_json({value}, '[\"VARCHAR\"]') ELSE [{single}] END"
+                )
+        every = ", ".join(column(c) for pair in wanted.values() for c in pair)
+        texts["problem"] = (
+            f"CASE WHEN coalesce({every}) IS NULL THEN 'not_json: not a JSON object, or one "
+            f"with none of the fields {', '.join(self.columns.values())}' END"
+        )
+        selected = self._select(texts, path, "row_number() OVER ()").items()
+        return (
+            f"SELECT {', '.join(f'{sql} AS {column(key)}' for key, sql in selected)} "
+            f"FROM read_json({literal(str(path))}, format = 'newline_delimited', "
+            f"ignore_errors = true, columns = {{{declared}}})"
+        )
+
+
+def _columns(name: str, path: Path) -> dict[str, str]:
+    """Type of every column of a Parquet file."""
+    with engine(path.parent) as connection:
+        try:
+            described = connection.execute(
+                f"DESCRIBE SELECT * FROM read_parquet({literal(str(path))})"
+            ).fetchall()
+        except duckdb.Error as error:
+            raise UserError(f"{name}: cannot be read as Parquet ({error}). Is it whole?") from None
+    return {row[0]: row[1] for row in described}
+
+
+def _find(name: str, wanted: str, kinds: dict[str, str]) -> str:
+    for known in (wanted, f"_{wanted}"):
+        if known in kinds:
+            if kinds[known] not in ("VARCHAR", "VARCHAR[]"):
+                raise UserError(f"{name}: column {known!r} is {kinds[known]}, not text")
+            return known
+    raise UserError(
+        f"{name}: no column {wanted!r}; it has {', '.join(map(repr, kinds))}. Name the columns in "
+        "the source's options query, targets, task and template_type"
+    )
+
+
+class _Nowhere:
+    def write(self, data: bytes) -> None:
+        pass
+
+
+def _check_whole(name: str, path: Path) -> None:
+    # DuckDB reads a Zstandard file that is cut off as if it ended there.
+    if path.suffix == ".zst":
+        try:
+            with path.open("rb") as file:
+                unpack_zst(file, _Nowhere())
+        except (EOFError, zstandard.ZstdError) as error:
+            raise UserError(f"{name}: cannot be unpacked ({error}). Is it whole?") from None
