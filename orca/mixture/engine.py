@@ -30,9 +30,9 @@ def engine(
             "temp_directory": str(spill),
             "preserve_insertion_order": ordered,
             "autoinstall_known_extensions": False,
-            "enable_progress_bar": False,
         },
     )
+    connection.execute("SET enable_progress_bar = false")
     try:
         yield connection
     finally:
@@ -41,9 +41,7 @@ def engine(
 
 def read(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> pa.RecordBatchReader:
     """The result of a query, ``rows`` at a time."""
-    reader = connection.execute(sql).to_arrow_reader(rows)
-    assert reader is not None
-    return reader
+    return connection.sql(sql).to_arrow_reader(rows)
 
 
 def literal(text: str) -> str:

@@ -148,6 +148,27 @@ def read_prompt_completion(row: Row, origin: RowOrigin) -> Trace:
     )
 
 
+def read_flan_targets(row: Row, origin: RowOrigin) -> Trace:
+    """Rows of a query set with the first gold target as the response: plain instruction tuning.
+
+    The system message is left out: it asks for an explanation, and a bare answer is none.
+    """
+    targets = row.get("targets")
+    if not isinstance(targets, (list, tuple)):
+        raise BadRow("missing_field", f"no list 'targets'; {_has(row)}")
+    first = next((t for t in targets if isinstance(t, str) and t.strip()), "")
+    return Trace(
+        id=_optional(row, "id") or origin.id,
+        system_message="",
+        query=_text(row, "query"),
+        response=_response({"targets": first}, "targets"),
+        teacher="flan",
+        sub_collection=_optional(row, "collection") or origin.sub_collection,
+        task=_optional(row, "task") or origin.task,
+        gold_answer=first.strip() or None,
+    )
+
+
 READERS: dict[str, Reader] = {
     "trace": read_trace,
     "openorca": read_openorca,
@@ -155,6 +176,7 @@ READERS: dict[str, Reader] = {
     "alpaca": read_alpaca,
     "flan_cot": read_flan_cot,
     "prompt_completion": read_prompt_completion,
+    "flan_targets": read_flan_targets,
 }
 """Readers by the name used in ``data.format``."""
 

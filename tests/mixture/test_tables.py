@@ -1,0 +1,140 @@
+"""Pre-rendered submixes and P3 rows: the same rows give the same pool in every file form."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from orca.errors import UserError
+from orca.mixture.engine import engine
+from orca.mixture.pool import SCHEMA, PoolFile
+from orca.mixture.scan import select
+from orca.mixture.tables import QueryTable
+
+ROWS = [
+    {
+        "inputs": f"What is {n}? {{x}} '\"",
+        "targets": f"it's {n}",
+        "task_source": "Flan2021",
+        "task_name": f"task/{n % 2}:1.0.0",
+        "template_type": ("zs_opt", "fs_noopt")[n % 2],
+    }
+    for n in range(5)
+]
+
+
+def pool(file: PoolFile, tmp_path: Path) -> list[dict[str, Any]]:
+    with engine(tmp_path) as connection:
+        columns = ", ".join(f'"{name}"' for name in SCHEMA.names)
+        sql = f"SELECT {columns} FROM ({select(file)}) ORDER BY place"
+        return connection.sql(sql).to_arrow_table().to_pylist()
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text))
+    elif path.suffix == ".zst":
+        path.write_bytes(zstandard.compress(text))
+    else:
+        path.write_bytes(text)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json"])
+@pytest.mark.parametrize("underscore", [False, True])
+def test_every_form_of_the_submix_files_gives_the_same_candidates(
+    tmp_path: Path, ending: str, underscore: bool
+) -> None:
+    names = {k: f"_{k}" if underscore and k.startswith(("task", "temp")) else k for k in ROWS[0]}
+    rows = [{names[k]: v for k, v in row.items()} for row in ROWS]
+    write(tmp_path / f"part{ending}", rows)
+    (file,) = QueryTable(f"*{ending}").open(str(tmp_path))
+    assert file.name == f"part{ending}"
+    assert pool(file, tmp_path) == [
+        {
+            "task": row["task_name"],
+            "template": "",
+            "template_type": row["template_type"],
+            "query": row["inputs"],
+            "targets": [row["targets"]],
+            "row": number,
+            "problem": None,
+        }
+        for number, row in enumerate(ROWS, start=1)
+    ]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+def test_lists_of_targets_are_kept(tmp_path: Path, ending: str) -> None:
+    write(tmp_path / f"a{ending}", [{**ROWS[0], "targets": ["x", "y"]}])
+    (file,) = QueryTable(f"a{ending}").open(str(tmp_path))
+    assert pool(file, tmp_path)[0]["targets"] == ["x", "y"]
+
+
+def test_end_mark_and_task_prefix_are_cut_at_the_ends_alone(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "completion": "a<END>b <END>\n", "template": "t0:t0:duorc"},
+        {"prompt": "p", "completion": "no mark", "template": "sciq"},
+    ]
+    write(tmp_path / "a.jsonl", rows)
+    table = QueryTable("a.jsonl", "prompt", "completion", "template", None, "<END>", "t0:")
+    found = pool(table.open(str(tmp_path))[0], tmp_path)
+    assert [row["targets"] for row in found] == [["a<END>b"], ["no mark"]]
+    assert [row["task"] for row in found] == ["t0:duorc", "sciq"]
+    assert {row["template_type"] for row in found} == {"zs"}
+
+
+def test_without_a_task_column_the_directory_names_the_task(tmp_path: Path) -> None:
+    (tmp_path / "duorc_SelfRC_title").mkdir()
+    write(tmp_path / "duorc_SelfRC_title" / "a.parquet", [{"inputs": "q", "targets": "t"}])
+    table = QueryTable("**/*.parquet", task=None, template_type=None)
+    (file,) = table.open(str(tmp_path))
+    assert pool(file, tmp_path)[0]["task"] == "duorc_SelfRC_title"
+
+
+def test_lines_that_are_no_rows_keep_their_place_and_say_so(tmp_path: Path) -> None:
+    first, number, last = (json.dumps(row) for row in (ROWS[0], {"inputs": 5}, ROWS[2]))
+    lines = [first, '{"inputs": "cut', "[1]", number, last]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = pool(QueryTable("a.jsonl").open(str(tmp_path))[0], tmp_path)
+    assert [row["row"] for row in found] == [1, 2, 3, 4, 5]
+    assert [bool(row["problem"]) for row in found] == [False, True, True, False, False]
+    assert found[3]["query"] is None, "a number is no text"
+    assert found[4]["query"] == ROWS[2]["inputs"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_a_file_that_is_cut_off_is_an_error_that_names_it(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"part{ending}"
+    write(path, ROWS * 200)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"part{ending}"):
+        QueryTable(path.name).open(str(tmp_path))
+
+
+def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [{"inputs": "q", "targets": "t", "template_type": "zs_opt"}])
+    with pytest.raises(UserError, match="no column 'task_name'; it has 'inputs', 'targets'"):
+        QueryTable("a.parquet").open(str(tmp_path))
+    with pytest.raises(UserError, match="no file matches"):
+        QueryTable("b*.parquet").open(str(tmp_path))
+    write(tmp_path / "n.parquet", [{"inputs": 5, "targets": "t"}])
+    with pytest.raises(UserError, match="'inputs' is BIGINT, not text"):
+        QueryTable("n.parquet", task=None, template_type=None).open(str(tmp_path))
+    (tmp_path / "a.csv").write_text("a")
+    with pytest.raises(UserError, match="unknown ending"):
+        QueryTable("a.csv").open(str(tmp_path))
