@@ -9,6 +9,7 @@ Options are in conf/queries.yaml and the groups mixture and hygiene beside it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +25,7 @@ def main(config: DictConfig) -> None:
     """Build the query sets and say where they and their card are."""
     check_config(config, OPTIONS)
     mixture: Mixture = instantiate(config.mixture, _convert_="all")
-    resolved = OmegaConf.to_container(config.mixture, resolve=True)
+    resolved = cast(dict[str, Any], OmegaConf.to_container(config.mixture, resolve=True))
     out = Path(config.out)
     build_query_sets(mixture, out, resolved, config.overwrite, config.memory_gib)
     print(f"card: {out / 'query_card.html'} (also .md, .json)")
