@@ -169,7 +169,9 @@ def _tell_drawn(name: str, found: Scan, drawn: int, wanted: int | None) -> None:
     print(f"{name}: {drawn:,} queries drawn{short}", flush=True)
 
 
-def _finished(staged: Iterator[pa.RecordBatch], messages: SystemMessages) -> Iterator[pa.RecordBatch]:
+def _finished(
+    staged: Iterator[pa.RecordBatch], messages: SystemMessages
+) -> Iterator[pa.RecordBatch]:
     """The queries with what is decided for each alone: multiple choice and system message."""
     for batch in staged:
         columns = {name: batch[name] for name in batch.schema.names}

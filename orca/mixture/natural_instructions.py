@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +34,6 @@ LAYOUTS = (
 )
 """FLAN's zero-shot layouts (google-research/FLAN, flan/v2/templates.py): data, kept as they are."""
 
-MMLU_TASKS = ("66[4-7]", "68[5-9]", "69?", "7[0-2]?", "73[0-7]")
-"""Tasks made of the MMLU benchmark, 664-667 and 685-737; FLAN leaves them out."""
-
 
 class NaturalInstructions:
     """Candidates of Super-Natural-Instructions: one an instance, with all its gold outputs.
@@ -49,44 +44,24 @@ class NaturalInstructions:
 
     Args:
         files: patterns of task files (``task1234_….json``).
-        exclude: tasks to leave out, by name or number, as shell patterns (``task6[0-9]_*``,
-            ``66[4-7]``); a given list replaces :data:`MMLU_TASKS`, which None stands for.
     """
 
-    def __init__(self, files: str | Sequence[str], exclude: Sequence[str] | None = None) -> None:
+    def __init__(self, files: str | Sequence[str]) -> None:
         self.files = files
-        self.exclude = exclude
-        self.excluded: list[str] = []
-        """Tasks that :meth:`open` left out."""
 
     def open(self, root: str | None) -> list[PoolFile]:
         """See :class:`orca.mixture.pool.Source`.
 
         Raises:
-            UserError: a file is no task file, or a pattern of ``exclude`` matches no task.
+            UserError: a file is no task file.
         """
-        found = {name: path for name, path in matching_files(self.files, root)}
-        patterns = MMLU_TASKS if self.exclude is None else tuple(self.exclude)
-        out = {
-            pattern: {name for name, path in found.items() if _matches(path.stem, pattern)}
-            for pattern in patterns
-        }
-        idle = [pattern for pattern, names in out.items() if not names]
-        if self.exclude is not None and idle:
-            raise UserError(f"exclude: {idle[0]!r} matches none of the {len(found)} task files")
-        left_out = set().union(*out.values())
-        self.excluded = sorted({found[name].stem for name in left_out})
-        kept = [(name, path) for name, path in found.items() if name not in left_out]
         settings = repr(("niv2", VERSION, LAYOUTS))
         return [
             rendered(name, [path], settings, partial(_render, path))
-            for name, path in tqdm(kept, "NIv2", unit=" tasks", delay=10)
+            for name, path in tqdm(
+                matching_files(self.files, root), "NIv2", unit=" tasks", delay=10
+            )
         ]
-
-
-def _matches(task: str, pattern: str) -> bool:
-    number = re.match(r"task(\d+)", task)
-    return fnmatchcase(task, pattern) or bool(number and fnmatchcase(number[1], pattern))
 
 
 def _render(path: Path) -> Iterator[Candidate]:

@@ -95,7 +95,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{directory} is no query set: {MANIFEST} cannot be read ({error})") from None
+        raise UserError(
+            f"{directory} is no query set: {MANIFEST} cannot be read ({error})"
+        ) from None
 
 
 def read_queries(directory: Path) -> Iterator[pa.RecordBatch]:

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from orca.errors import UserError
 from orca.mixture.natural_instructions import (
     LAYOUTS,
-    MMLU_TASKS,
     NaturalInstructions,
-    _matches,
     _render,
 )
 
@@ -46,7 +44,7 @@ def by_hand(layout: str, definition: str, text: str) -> str:
 
 
 def test_every_instance_of_the_real_tasks_keeps_all_its_outputs(shared_data: Path) -> None:
-    found = candidates(NaturalInstructions("niv2/tasks/*.json", exclude=[]), shared_data)
+    found = candidates(NaturalInstructions("niv2/tasks/*.json"), shared_data)
     assert len(found) == 11_508
     assert len({row["task"] for row in found}) == 60
     assert not any(row["problem"] for row in found)
@@ -68,7 +66,7 @@ def test_every_instance_of_the_real_tasks_keeps_all_its_outputs(shared_data: Pat
 
 def test_an_instance_reads_as_written_by_hand(tmp_path: Path) -> None:
     write_task(tmp_path, "task1_double", [INSTANCE] * 60)
-    found = candidates(NaturalInstructions("*.json", exclude=[]), tmp_path)
+    found = candidates(NaturalInstructions("*.json"), tmp_path)
     texts = {row["template"]: row["query"] for row in found}
     assert texts["niv2/0"] == "Double it.\n\n2 {x}"
     assert texts["niv2/4"] == "Double it.\nQ: 2 {x}\nA: "
@@ -106,29 +104,6 @@ def test_rendering_twice_gives_the_same_bytes(
         assert Path(one.path).read_bytes() == Path(other.path).read_bytes()
 
 
-def test_the_mmlu_tasks_are_664_to_667_and_685_to_737() -> None:
-    left_out = {
-        number
-        for number in range(1, 1800)
-        if any(_matches(f"task{number:03d}_mmlu_x", pattern) for pattern in MMLU_TASKS)
-    }
-    assert left_out == {*range(664, 668), *range(685, 738)}
-
-
-def test_excluded_tasks_are_listed(tmp_path: Path) -> None:
-    for name in ("task663_a", "task664_mmlu_b", "task737_mmlu_c", "task738_d", "task1664_e"):
-        write_task(tmp_path, name, [INSTANCE])
-    source = NaturalInstructions("*.json")
-    found = candidates(source, tmp_path)
-    assert source.excluded == ["task664_mmlu_b", "task737_mmlu_c"]
-    assert {row["task"] for row in found} == {"task663_a", "task738_d", "task1664_e"}
-    other = NaturalInstructions("*.json", exclude=["738", "task1664_*"])
-    other.open(str(tmp_path))
-    assert other.excluded == ["task1664_e", "task738_d"]
-    with pytest.raises(UserError, match=r"exclude: '73' matches none of the 5 task files"):
-        NaturalInstructions("*.json", exclude=["664", "73"]).open(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("instance", "problem"),
     [
@@ -147,7 +122,7 @@ def test_an_instance_that_is_no_query_is_a_problem_with_its_number(
     tmp_path: Path, instance: Any, problem: str
 ) -> None:
     write_task(tmp_path, "task1_double", [INSTANCE, instance])
-    good, bad = candidates(NaturalInstructions("*.json", exclude=[]), tmp_path)
+    good, bad = candidates(NaturalInstructions("*.json"), tmp_path)
     assert good["problem"] is None
     assert bad["problem"].startswith(problem)
     assert (bad["task"], bad["row"], bad["query"]) == ("task1_double", 2, None)
@@ -167,4 +142,4 @@ def test_an_instance_that_is_no_query_is_a_problem_with_its_number(
 def test_a_file_that_is_no_task_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "task1_x.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"task1_x\.json: {message}"):
-        NaturalInstructions("*.json", exclude=[]).open(str(tmp_path))
+        NaturalInstructions("*.json").open(str(tmp_path))
