@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -206,7 +205,7 @@ class BenchmarkIndex:
             places = self._places[length] = places[~common]
             self._table[places.hashes >> _SHIFT] = True
             seen[places.items] = True
-        self.without_evidence = [items[index] for index in np.flatnonzero(~seen)]
+        self.without_evidence = [items[index] for index in np.flatnonzero(~seen).tolist()]
 
     def matches(self, texts: pa.Array) -> Iterator[tuple[int, str]]:
         """(row, evidence) of every text that shares words with an item, in the order of rows."""
@@ -242,8 +241,8 @@ class BenchmarkIndex:
         numbers = pc.fill_null(pc.index_in(words.flatten(), value_set=self._vocabulary), -1)
         known = (numbers.to_numpy() + 1).astype(np.uint64)
         total = np.zeros_like(known)
-        for place, factor in enumerate(self._factors[: len(known)]):
-            total[: len(total) - place] += known[place:] * factor
+        for place, factor in enumerate(self._factors):
+            total[: max(0, len(total) - place)] += known[place:] * factor
             if place + 1 in self._lengths:
                 yield place + 1, total
 
@@ -260,7 +259,7 @@ class BenchmarkIndex:
 
 
 def _boilerplate(places: _Places, tasks: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
-    """Which places hold a sequence of ``limit`` or more items of their task, and how many there are.
+    """Which places hold a sequence of ``limit`` or more items of their task, and how many such.
 
     Items of one task stand together, so places sorted by item are sorted by task.
     """
@@ -277,4 +276,6 @@ def _boilerplate(places: _Places, tasks: np.ndarray, limit: int) -> tuple[np.nda
 def _words(texts: pa.Array) -> pa.ListArray:
     lower = pc.utf8_lower(texts.cast(pa.string()))
     spaced = pc.replace_substring_regex(lower, r"[^\pL\pN]+", " ")
-    return pc.ascii_split_whitespace(pc.utf8_trim(spaced, " "))
+    trimmed = pc.utf8_trim(spaced, " ")
+    # Without words a list is null: splitting "" would make one word of it.
+    return pc.ascii_split_whitespace(pc.if_else(pc.equal(trimmed, ""), None, trimmed))
