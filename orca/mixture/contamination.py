@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from orca.errors import UserError
 from orca.mixture.hygiene import Finding
 
-ROWS_AT_ONCE = 1_000  # about 1 MB of hashes: stays in the processor's cache
+_ROWS_AT_ONCE = 1_000  # about 1 MB of hashes: stays in the processor's cache
 _TABLE_BITS = 24
 _SHIFT = np.uint64(64 - _TABLE_BITS)
 
@@ -113,7 +113,7 @@ class Contamination:
     sentences that BBH's disambiguation_qa also has), 2 of 33,443 CoT questions (AQuA-RAT's
     training questions that paraphrase test questions of AGIEval); all five are real. What the
     rule cannot see is an item in other words: of BBH's prompts in the layout of another project
-    80 % are found, and 3 of 250 for sports_understanding, whose own text is five words.
+    80 % are found, and 3 of 250 for sports_understanding, whose own text is about five words.
 
     About 35 microseconds for a query of 1,000 characters on one core: 3 minutes for 5 million.
 
@@ -154,8 +154,8 @@ class Contamination:
 
     def find(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Finding]:
         for batch in batches:
-            for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                rows = batch.slice(start, ROWS_AT_ONCE)
+            for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                rows = batch.slice(start, _ROWS_AT_ONCE)
                 for row, detail in self.index.matches(rows.column("query")):
                     yield Finding(rows.column("id")[row].as_py(), detail)
 
@@ -229,8 +229,8 @@ class BenchmarkIndex:
                         positions.update(range(start, start + length))
         for row in sorted(shared):
             item, positions = max(shared[row].items(), key=lambda one: (len(one[1]), -one[0]))
-            start = min(positions)
-            quote = " ".join(flat[start : start + min(len(positions), self._ngram)].to_pylist())
+            start, length = min(positions), min(len(self._words[item]), self._ngram)
+            quote = " ".join(flat[start : start + length].to_pylist())
             yield row, f"{len(positions)} words shared with {self._items[item]}: '{quote}'"
 
     def _hashes(self, words: pa.ListArray) -> Iterator[tuple[int, np.ndarray]]:
@@ -247,13 +247,15 @@ class BenchmarkIndex:
                 yield place + 1, total
 
     def _sequences(self, words: pa.ListArray, length: int, hashes: np.ndarray) -> _Places:
-        """Every sequence of ``ngram`` words; of fewer words, the items that are no longer."""
+        """Every sequence of ``ngram`` words; of fewer words, the items that have just these."""
         offsets = words.offsets.to_numpy().astype(np.int64)
         items = pc.list_parent_indices(words).to_numpy()
         starts = np.arange(len(items)) - offsets[items]
         lengths = np.diff(offsets)[items]
-        fits = starts + length <= lengths if length == self._ngram else lengths == length
-        chosen = np.flatnonzero(fits if length == self._ngram else fits & (starts == 0))
+        if length == self._ngram:
+            chosen = np.flatnonzero(starts + length <= lengths)
+        else:
+            chosen = np.flatnonzero((starts == 0) & (lengths == length))
         chosen = chosen[np.lexsort((items[chosen], hashes[chosen]))]
         return _Places(hashes[chosen], items[chosen], starts[chosen])
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_hygiene import batches_of, real_queries
 
 from orca.errors import UserError
 from orca.mixture.contamination import BenchmarkIndex, Contamination, Item, read_items
 from orca.mixture.hygiene import run_checks
-from test_hygiene import batches_of, real_queries
 
 PASSAGE = " ".join(f"passage{i}" for i in range(40))
 INSTRUCTION = (

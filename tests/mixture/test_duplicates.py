@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_hygiene import batches_of
 
 from orca.errors import UserError
 from orca.mixture.duplicates import ExactDuplicates, NearDuplicates
 from orca.mixture.hygiene import run_checks
-from test_hygiene import batches_of
 
 
 @given(st.lists(st.text(alphabet="aAbß \n\t", max_size=4), max_size=30), st.integers(1, 30))
