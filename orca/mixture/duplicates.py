@@ -29,7 +29,7 @@ class ExactDuplicates:
     """Queries whose text an earlier query has, but for white space and case; the first stays.
 
     Texts are compared by a 64-bit hash: a false finding among 5 million different queries has
-    probability 7e-7. About 12 microseconds and 100 bytes a query: a minute and 0.5 GB for 5 million.
+    probability 7e-7. 12 microseconds and 100 bytes a query: a minute and 0.5 GB for 5 million.
     """
 
     remove: bool = True
