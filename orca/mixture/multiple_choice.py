@@ -1,0 +1,135 @@
+"""Does a query show answer options to choose from?
+
+The paper keeps messages 8 and 10 for multiple-choice questions (section 3.1.1) and does not say how
+it found them. FLAN draws the form of an option block at random (16 lead-ins, one of them empty, by
+some 90 item names by 3 endings: ``flan/v2/templates.py``), so a search for ``OPTIONS:`` misses most
+of them; T0's templates and Super-NaturalInstructions have forms of their own. What counts here is a
+list of two or more alternatives:
+
+- items after words that offer a choice (``Select from below.``), with any marks, on lines or not;
+- a list without marks after such words and a colon (``Choices: yes, no``), or after
+  ``choose between``;
+- items with any marks straight after a question mark;
+- items whose marks hardly occur elsewhere, without words before (``(A)`` … ``(B)``, ``a).`` …).
+
+A question that names its answers in the sentence ("Is it positive or negative?") does not count:
+there are no *other answers* that a teacher could explain away. A list that is offered to a writer
+("Possible sentiments: … Write a tweet") does count, for it looks the same.
+``benchmarks/multiple_choice.py`` measures precision and recall on real rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+LONGEST_ITEM = 3000
+"""Characters within which the second item must begin; bounds the time on any input."""
+
+OFFERS = ("option", "opt:", "choice", "choos", "pick", "select", "possible answers")
+"""Beginnings of words that offer a choice, in lower case."""
+
+# From such a word to the end of its clause, which the items must follow at once.
+_CLAUSE = re.compile(r"[^\n:.?!]{0,60}(?:[:.?!]+|\n|(?<=are )-)\s*")
+# The same before a list without marks, where "choose your answer: is it so, if …" must not match.
+_ANNOUNCED = re.compile(
+    r"[^\n:.?!]{0,60}?(?:\b(?:opt|options|choices?|answers|list|from|between|among|one of)|"
+    r"\b(?:from|of) the following)(?: are)? ?[:-]\s*"
+)
+_UNMARKED = re.compile(r"[^\n,;|.]{1,60}(?:[,;|]| or )\s*[^\s,;|]")
+_BETWEEN = re.compile(
+    r"(?:choose|pick|select)\b[^\n:.?!]{0,30} between +(?!the\b|these\b|those\b)"
+    r"[^\n.?!]{1,60}?(?:,| and | or )"
+)
+_ASKED = re.compile(r"\?['\")\]]*[ \t]*(?P<line>\n?)\s*")
+
+_MARK = re.compile(
+    r"(?:[-+*] ?)?(?P<open>(?:option |choice )?[(\[]?)(?P<name>[AaIi10])"
+    r"(?P<close> ?[)\]][.:]?|[.:](?=\s))"
+    r"|(?P<sign>--?|[+*•]|\[[-+]\])"
+)
+_NEXT_NAME = {"A": "B", "a": "b", "I": "II", "i": "ii", "1": "2", "0": "1"}
+
+# First marks that mean options without words before, where a line or a sentence begins.
+_BRACKETS = r"(?:\(A\)|\[A\]|A\)|[(\[]?[AaIi1][)\]]\.\s)"
+_PLAIN = re.compile(
+    rf"(?:\A|\n)[ \t]*(?=(?:[-+*] ?)?{_BRACKETS}|A\.\s|[-+*] ?A:\s)"
+    rf"|[.?!:_]['\")]?\s+(?={_BRACKETS})"
+)
+# Without one of these there are no two such marks; `in` is much faster than a search.
+_PLAIN_PARTS = ("B)", "B]", "B.", "B:", "). ", "]. ")
+
+
+def shows_options(query: str) -> bool:
+    """Whether ``query`` shows at least two answer options to choose from.
+
+    The time is linear in the length: some 15 µs for a query of 1,000 characters.
+    """
+    return _after_offer(query.lower()) or _after_question(query) or _plain(query)
+
+
+def _after_offer(query: str) -> bool:
+    """Items, or a list without marks, straight after words that offer a choice."""
+    for offer in OFFERS:
+        for start in _occurrences(query, offer):
+            clause = _CLAUSE.match(query, start)
+            mark = clause and _MARK.match(query, clause.end())
+            if mark and _second_item(query, mark) and not _itemised(query, start, mark):
+                return True
+            listed = _ANNOUNCED.match(query, start)
+            if listed and _UNMARKED.match(query, listed.end()):
+                return True
+            mark = _MARK.match(query, start)  # the word may be the mark: "Option 1: …"
+            if (mark and _second_item(query, mark)) or _BETWEEN.match(query, start):
+                return True
+    return False
+
+
+def _after_question(query: str) -> bool:
+    """Items straight after a question mark, unless they are questions or what people say."""
+    for asked in _ASKED.finditer(query):
+        mark = _MARK.match(query, asked.end())
+        if not mark or (mark["sign"] and not asked["line"]):
+            continue
+        second = _second_item(query, mark)
+        if not second or query[mark.end() : second].rstrip().endswith("?"):
+            continue
+        speech = (mark["close"] or "").endswith(":") and query.find("\n" + mark[0], second) > 0
+        if not speech and not _itemised(query, asked.start(), mark):
+            return True
+    return False
+
+
+def _plain(query: str) -> bool:
+    """Items whose marks are hardly used for anything but options."""
+    if not any(part in query for part in _PLAIN_PARTS):
+        return False
+    marks = (_MARK.match(query, found.end()) for found in _PLAIN.finditer(query))
+    return any(mark and _second_item(query, mark) for mark in marks)
+
+
+def _second_item(query: str, mark: re.Match[str]) -> int:
+    """Where the item after ``mark``'s begins; 0 where there is none."""
+    second = mark["sign"] or mark["open"] + _NEXT_NAME[mark["name"]] + mark["close"]
+    # "(1)this(2)that" needs no space; a bare mark does.
+    marks = [second] if second[0] in "([" and not mark["sign"] else [" " + second, "\n" + second]
+    end = mark.end() + LONGEST_ITEM
+    found = [at for each in marks if (at := query.find(each, mark.end(), end)) > 0]
+    first = min(found, default=0)
+    return first if query[mark.end() : first].strip() else 0
+
+
+def _itemised(query: str, position: int, mark: re.Match[str]) -> bool:
+    """Whether the line of ``position`` begins with the same mark.
+
+    An item of a dialogue or of a list of steps that asks or offers does not announce the next item.
+    """
+    before = query[max(0, position - LONGEST_ITEM) : position]
+    return before[before.rfind("\n") + 1 :].lstrip().startswith(mark[0])
+
+
+def _occurrences(query: str, part: str) -> Iterator[int]:
+    start = query.find(part)
+    while start >= 0:
+        yield start
+        start = query.find(part, start + 1)
