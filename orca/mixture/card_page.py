@@ -35,14 +35,16 @@ def card_html(card: Mapping[str, Any]) -> str:
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
     names = card_text.collections(card)
+    # The paper's collections come first and so keep their colours, whatever else there is.
+    shown = dict.fromkeys([*card["paper"], *names])
     made = {name: card[name] for name in ("configuration", "versions", "seconds") if card[name]}
     return environment.get_template("card.html.j2").render(
         card=card,
         whole=card_text.whole_set(card),
         first=next(iter(card["sets"])),
-        names={name: card_text.collection_name(card, name) for name in names},
-        # Collections of the paper keep their colour whatever else is in the set.
-        colours={n: i % 6 for i, n in enumerate(dict.fromkeys([*card["paper"], *names]))},
+        names={name: card_text.collection_name(card, name) for name in shown},
+        present=names,
+        colours={name: place % 6 for place, name in enumerate(shown)},
         tiles=_tiles(card),
         table3=_table3(card),
         messages=_message_bars(card),
@@ -99,7 +101,6 @@ def _table3(card: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "collection": name,
-                "name": card_text.collection_name(card, name),
                 "paper": card["paper"].get(name, {}),
                 "candidates": card_text.candidates(card, name),
                 "tasks": next(iter(counted.values())).get("tasks"),

@@ -67,7 +67,7 @@ def percent(share: float | None) -> str:
         return UNKNOWN
     if 0 < share < 0.0005:
         return "<0.1%"
-    return f"{share:.1%}"
+    return f"{share:.1%}" if share else "0%"
 
 
 def shortened(text: Any, longest: int) -> str:
