@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from orca.percentiles import percentiles
 from orca.stream.batches import StepBatch
 from orca.stream.stream import StreamPack, displacement
 
@@ -160,21 +159,6 @@ class DataCard:
         }
         self.dropped_rows = list(state["dropped_rows"])
         self.audit = dict(state["audit"])
-
-
-def percentiles(
-    histogram: Mapping[int, int], points: tuple[int, ...] = (0, 5, 25, 50, 75, 95, 100)
-) -> dict[str, int]:
-    """Exact nearest-rank percentiles of a histogram of whole numbers, by name (p0 is the least)."""
-    if not histogram:
-        return {f"p{point}": 0 for point in points}
-    values = np.array(sorted(histogram))
-    reached = np.cumsum([histogram[value] for value in values.tolist()])
-    places = [max(1, -(-point * int(reached[-1]) // 100)) for point in points]
-    return {
-        f"p{point}": int(values[np.searchsorted(reached, place)])
-        for point, place in zip(points, places, strict=True)
-    }
 
 
 def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
