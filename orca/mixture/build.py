@@ -127,9 +127,10 @@ def _scan(mixture: Mixture, work: Path, memory: float) -> dict[str, Scan]:
             files = collection.source.open(mixture.path)
         except UserError as error:
             option = f"mixture.collections.{name}"
+            below = f"below mixture.path={mixture.path}" if mixture.path else "(no mixture.path given)"
             raise UserError(
-                f"collection {name}: {error}. {option}.source.files names its files below "
-                f"mixture.path={mixture.path}; {option}=null leaves it out"
+                f"collection {name}: {error}. {option}.source says what its files are {below}; "
+                f"{option}=null leaves it out"
             ) from None
         rule = training_tasks(name, collection.exclude)
         with engine(work / "spill", memory) as connection:

@@ -267,9 +267,7 @@ def _message_texts(db: duckdb.DuckDBPyConnection, files: list[str]) -> dict[str,
     return {str(row["message"]): row["text"] for row in _rows(db, sql, files=files)}
 
 
-def _texts(
-    db: duckdb.DuckDBPyConnection, files: list[str], ids: list[str]
-) -> list[dict[str, Any]]:
+def _texts(db: duckdb.DuckDBPyConnection, files: list[str], ids: list[str]) -> list[dict[str, Any]]:
     """The queries of these ids to read, in this order."""
     sql = """SELECT id, collection, task, template_type, coalesce(system_message_id, 0) AS message,
         system_message, excerpt(query, $longest) AS query, multiple_choice,
@@ -280,9 +278,7 @@ def _texts(
     return [found[one] for one in ids]
 
 
-def _repeated(
-    db: duckdb.DuckDBPyConnection, table: str, files: list[str]
-) -> list[dict[str, Any]]:
+def _repeated(db: duckdb.DuckDBPyConnection, table: str, files: list[str]) -> list[dict[str, Any]]:
     """The pairs of system message and query that are most often in the set."""
     # The first id is looked up for these pairs alone: an id for each of 5 million is much memory.
     sql = f"""SELECT min(id) AS id, count(*) AS times FROM {table} WHERE pair IN (

@@ -20,6 +20,7 @@ from orca.paths import cache_dir, made_once
 from orca.traces.files import unpack_zst
 
 LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+TELL_FROM = 100_000_000  # bytes: what is smaller is converted in a moment
 UNTYPED = "zs"
 """Template type of rows that do not say whether they show answer options (P3)."""
 
@@ -105,7 +106,8 @@ class QueryTable:
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
         def convert(target: Path) -> None:
-            print(f"{name}: converting to Parquet in {target.parent}, once", file=sys.stderr)
+            if state.st_size > TELL_FROM:
+                print(f"{name}: converting to Parquet in {target.parent}, once", file=sys.stderr)
             _check_whole(name, path)
             with engine(target.parent, ordered=True) as connection:
                 try:

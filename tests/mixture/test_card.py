@@ -74,7 +74,9 @@ def synthetic_rows(count: int, collections: tuple[str, ...] = tuple(MESSAGES)) -
             query = NASTY
         if draw.random() < 0.3:
             query += "\nOPTIONS:\n- yes\n- no"
-        targets = [draw.choice(["yes", "", "a b  c", "長い 答え"]) for _ in range(draw.randrange(4))]
+        targets = [
+            draw.choice(["yes", "", "a b  c", "長い 答え"]) for _ in range(draw.randrange(4))
+        ]
         rows.append(a_query(number, collection, f"task_{draw.randrange(6)}", query, targets))
     return rows
 
@@ -301,7 +303,9 @@ def test_the_page_loads_nothing_and_shows_the_texts_of_others_as_text(
     assert any(NASTY in text for text in shown)
     page = check_page(card_html(card), card)
     assert NASTY in page.text and "Test queries <b>5M</b>" in page.text
-    assert {"CoT", "NiV2", "FLAN 2021", "T0"} <= set(re.findall(r"CoT|NiV2|FLAN 2021|T0", page.text))
+    assert {"CoT", "NiV2", "FLAN 2021", "T0"} <= set(
+        re.findall(r"CoT|NiV2|FLAN 2021|T0", page.text)
+    )
     assert page.tags["path"] == 4 * 4  # collections × measures
 
 
