@@ -1,0 +1,277 @@
+"""The whole program: four collections → two query sets, their manifest and their card."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orca.errors import UserError
+from orca.mixture import (
+    AlgorithmOne,
+    Collection,
+    ExactDuplicates,
+    Mixture,
+    QueryTable,
+    Stratified,
+    SystemMessages,
+    TakeAll,
+    shows_options,
+)
+from orca.mixture.build import build_query_sets
+from orca.mixture.query_set import read_manifest, read_queries
+from orca.traces import SYSTEM_MESSAGES, TraceSource
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_submix(directory: Path, task: str, tasks: int, rows: int, files: int = 1) -> None:
+    """Rows that say where they are; every fourth is few-shot, every third shows options."""
+    directory.mkdir(parents=True)
+    made = [
+        {
+            "inputs": f"{directory.name} {n}?" + "\nOPTIONS:\n- yes\n- no" * (n % 3 == 0),
+            "targets": f"target {n}",
+            "task_source": "x",
+            "task_name": f"{task}{n * n % tasks}",
+            "template_type": ("zs_opt", "zs_noopt", "zs_opt", "fs_opt")[n % 4],
+        }
+        for n in range(rows)
+    ]
+    size = -(-rows // files)
+    for file in range(files):
+        part = made[file * size : (file + 1) * size]
+        pq.write_table(pa.Table.from_pylist(part), directory / f"{file}.parquet")
+
+
+@pytest.fixture(scope="module")
+def submixes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("submixes")
+    write_submix(root / "cot", "cot_", 5, 200)
+    write_submix(root / "niv2", "task12", 7, 900, files=3)
+    write_submix(root / "flan2021", "glue/", 9, 1000)
+    write_submix(root / "t0", "duorc_", 11, 1200)
+    return root
+
+
+def a_mixture(root: Path, **changes: Any) -> Mixture:
+    def collection(name: str, sampler: Any) -> Collection:
+        return Collection(QueryTable(f"{name}/*.parquet"), sampler)
+
+    settings: dict[str, Any] = {
+        "name": "test",
+        "path": str(root),
+        "collections": {
+            "cot": collection("cot", TakeAll()),
+            "niv2": collection("niv2", Stratified(30)),
+            "flan2021": collection("flan2021", AlgorithmOne(250)),
+            "t0": collection("t0", AlgorithmOne(200)),
+        },
+        "sets": {"flan5m": None, "flan1m": 120},
+        "system_messages": SystemMessages(seed=17),
+    }
+    return Mixture(**{**settings, **changes})
+
+
+def rows_of(directory: Path) -> list[dict[str, Any]]:
+    return [row for batch in read_queries(directory) for row in batch.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def built(submixes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "queries"
+    build_query_sets(a_mixture(submixes), out, {"name": "test"})
+    return out
+
+
+def test_every_query_is_a_zero_shot_row_of_its_file(built: Path, submixes: Path) -> None:
+    queries = rows_of(built / "flan5m")
+    assert len(queries) == 150 + 7 * 30 - short_of(submixes) + 250 + 200
+    for query in queries:
+        source = pq.read_table(submixes / query["source_file"]).to_pylist()
+        row = source[query["source_row"] - 1]
+        assert (query["query"], query["targets"]) == (row["inputs"], [row["targets"]])
+        assert query["template_type"] == row["template_type"]
+        assert query["template_type"].startswith("zs")
+        assert query["task"] == row["task_name"]
+    assert len({query["id"] for query in queries}) == len(queries)
+
+
+def short_of(root: Path) -> int:
+    """Queries that NiV2's tasks of fewer than 30 rows lack."""
+    tables = [pq.read_table(file).to_pylist() for file in sorted((root / "niv2").iterdir())]
+    rows = [row for table in tables for row in table if row["template_type"].startswith("zs")]
+    counts = Counter(row["task_name"] for row in rows)
+    return sum(30 - min(30, counts[f"task12{n}"]) for n in range(7))
+
+
+def test_flan1m_is_a_subset_with_the_same_system_messages(built: Path) -> None:
+    whole = {query["id"]: query for query in rows_of(built / "flan5m")}
+    subset = rows_of(built / "flan1m")
+    assert len(subset) == 120
+    assert all(whole[query["id"]] == query for query in subset)
+    assert set(Counter(query["collection"] for query in subset)) == {
+        "cot",
+        "niv2",
+        "flan2021",
+        "t0",
+    }
+
+
+def test_system_messages_follow_the_rules_of_the_collections(built: Path) -> None:
+    seen: dict[tuple[str, bool], set[int]] = {}
+    for query in rows_of(built / "flan5m"):
+        assert query["system_message"] == SYSTEM_MESSAGES[query["system_message_id"]]
+        assert query["multiple_choice"] == shows_options(query["query"])
+        key = (query["collection"], query["multiple_choice"])
+        seen.setdefault(key, set()).add(query["system_message_id"])
+    assert seen["flan2021", True] == {3, 4, 7, 8, 10}
+    assert seen["flan2021", False] == {3, 4, 7}
+    assert seen["t0", True] | seen["t0", False] == {1, 2, 3, 5, 7}
+    assert seen["cot", True] | seen["cot", False] == {6, 11, 16}
+
+
+def test_the_order_is_mixed(built: Path) -> None:
+    """The first queries are a sample of the whole: a teacher may stop early."""
+    first = Counter(query["collection"] for query in rows_of(built / "flan5m")[:200])
+    assert min(first[name] for name in ("cot", "niv2", "flan2021", "t0")) >= 15
+
+
+def test_the_same_input_gives_the_same_bytes_wherever_it_lies(
+    built: Path, submixes: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "elsewhere"
+    for file in reversed(sorted(submixes.rglob("*.parquet"))):
+        target = copy / file.relative_to(submixes)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    build_query_sets(a_mixture(copy), tmp_path / "again", {"name": "test"}, memory_gib=0.5)
+    for name in ("flan5m", "flan1m"):
+        manifest = read_manifest(built / name)
+        assert read_manifest(tmp_path / "again" / name) == manifest
+        assert manifest["queries"] > 100
+    other = a_mixture(submixes, seed=18)
+    build_query_sets(other, tmp_path / "other", {"name": "test"})
+    ids = {query["id"] for query in rows_of(built / "flan5m")}
+    assert ids != {query["id"] for query in rows_of(tmp_path / "other" / "flan5m")}
+
+
+def test_one_collection_s_queries_do_not_depend_on_the_others(
+    built: Path, submixes: Path, tmp_path: Path
+) -> None:
+    mixture = a_mixture(submixes)
+    alone = {**mixture.collections, "cot": None, "niv2": None}
+    build_query_sets(a_mixture(submixes, collections=alone), tmp_path / "out", {})
+    expected = {
+        (query["id"], query["system_message_id"])
+        for query in rows_of(built / "flan5m")
+        if query["collection"] in ("flan2021", "t0")
+    }
+    found = {(q["id"], q["system_message_id"]) for q in rows_of(tmp_path / "out" / "flan5m")}
+    assert found == expected
+
+
+def test_removed_queries_are_in_no_set_and_are_listed(submixes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "submixes"
+    write_submix(root / "cot", "cot_", 5, 100)
+    (root / "cot" / "copy.parquet").write_bytes((root / "cot" / "0.parquet").read_bytes())
+    collections = {"cot": Collection(QueryTable("cot/*.parquet"), TakeAll())}
+    for remove in (True, False):
+        mixture = a_mixture(
+            root, collections=collections, hygiene={"duplicates": ExactDuplicates(remove=remove)}
+        )
+        card = build_query_sets(mixture, tmp_path / str(remove), {})
+        findings = pq.read_table(tmp_path / str(remove) / "findings.parquet").to_pylist()
+        assert len(findings) == 75
+        assert {row["removed"] for row in findings} == {remove}
+        queries = rows_of(tmp_path / str(remove) / "flan5m")
+        assert len(queries) == (75 if remove else 150)
+        removed = {row["id"] for row in findings}
+        assert not remove or not removed & {query["id"] for query in queries}
+        assert card["hygiene"]["checks"]["exact_duplicates"]["found"] == 75
+
+
+def test_manifest_hashes_are_those_of_the_files(built: Path) -> None:
+    import hashlib
+
+    manifest = read_manifest(built / "flan5m")
+    assert manifest["seed"] == 17 and "duckdb" in manifest["versions"]
+    assert manifest["queries"] == sum(file["rows"] for file in manifest["files"])
+    for file in manifest["files"]:
+        data = (built / "flan5m" / file["name"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == file["sha256"]
+        kept = json.loads(pq.read_schema(built / "flan5m" / file["name"]).metadata[b"orca"])
+        assert kept["seed"] == 17
+
+
+def test_an_existing_directory_is_replaced_only_when_asked(submixes: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(UserError, match="overwrite=true"):
+        build_query_sets(a_mixture(submixes), tmp_path / "out", {})
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_a_failure_leaves_what_was_there(submixes: Path, tmp_path: Path) -> None:
+    build_query_sets(a_mixture(submixes), tmp_path / "out", {})
+    before = read_manifest(tmp_path / "out" / "flan5m")
+    broken = a_mixture(submixes, collections={"t0": Collection(QueryTable("none"), TakeAll())})
+    with pytest.raises(UserError, match=r"collection t0: no file matches .*t0=null leaves it out"):
+        build_query_sets(broken, tmp_path / "out", {}, overwrite=True)
+    assert read_manifest(tmp_path / "out" / "flan5m") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_mistakes_of_the_mixture_are_named(submixes: Path, tmp_path: Path) -> None:
+    dialog = {"dialog": Collection(QueryTable("x"), TakeAll())}
+    with pytest.raises(UserError, match="dialog unknown; the paper samples"):
+        a_mixture(submixes, collections=dialog)
+    with pytest.raises(UserError, match="on_bad_row='ignore'"):
+        a_mixture(submixes, on_bad_row="ignore")
+    collections = {"cot": Collection(QueryTable("cot/*"), TakeAll(), exclude=["cot_9*"])}
+    with pytest.raises(UserError, match=r"cot\.exclude: no task is called 'cot_9\*'"):
+        build_query_sets(a_mixture(submixes, collections=collections), tmp_path / "out", {})
+
+
+def test_gold_targets_are_traces(built: Path) -> None:
+    """data=flan_targets trains on them; the system messages ask for explanations and are left."""
+    source = TraceSource("flan5m/*.parquet", "flan_targets", str(built))
+    queries = rows_of(built / "flan5m")
+    assert len(source) == len(queries)
+    for number in (0, 57, len(queries) - 1):
+        trace, query = source[number], queries[number]
+        assert (trace.id, trace.query, trace.response, trace.system_message) == (
+            query["id"],
+            query["query"],
+            query["targets"][0],
+            "",
+        )
+        assert trace.sub_collection == query["collection"]
+
+
+def test_the_program_builds_flan_mini_from_real_data(shared_data: Path, tmp_path: Path) -> None:
+    """Table 3's proportions, a thousandth: all four collections in the forms people have."""
+    command = [
+        sys.executable,
+        "-m",
+        "orca.mixture",
+        "mixture=flan_mini",
+        f"out={tmp_path / 'mini'}",
+    ]
+    done = subprocess.run(
+        [*command, "hygiene=report"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    counts = read_manifest(tmp_path / "mini" / "flan5m")["collections"]
+    assert counts == {"cot": 150, "flan2021": 2500, "niv2": 420, "t0": 2000}
+    assert (tmp_path / "mini" / "query_card.html").stat().st_size > 10_000
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 2
+    assert "overwrite=true" in again.stderr
