@@ -82,7 +82,9 @@ def _tiles(card: Mapping[str, Any]) -> list[dict[str, str]]:
         (removed, "removed by hygiene", f"{len(card['hygiene']['checks'])} checks"),
         (bad, "rows that are no query", "of the sources that were read"),
     ]
-    tiles += [{"value": card_text.number(n), "label": label, "note": note} for n, label, note in few]
+    tiles += [
+        {"value": card_text.number(n), "label": label, "note": note} for n, label, note in few
+    ]
     return tiles
 
 

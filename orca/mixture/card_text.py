@@ -170,7 +170,10 @@ def _figures(card: Mapping[str, Any]) -> list[list[str]]:
         ["multiple-choice questions", *(number(choices(one)) for one in sets)],
         ["pairs of system message and query that repeat an earlier one"]
         + [number(one["repeats"]) for one in sets],
-        [f"queries that are not in {next(iter(card['sets']))}", *(number(one.get("outside")) for one in sets)],
+        [
+            f"queries that are not in {next(iter(card['sets']))}",
+            *(number(one.get("outside")) for one in sets),
+        ],
         ["queries removed by hygiene", number(card["hygiene"]["queries_removed"])],
         ["seed", str(card["seed"])],
     ]

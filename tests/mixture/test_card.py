@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca.errors import UserError
-from orca.mixture.card import LONGEST, MEASURES, query_card, save_card
+from orca.mixture.card import LONGEST, query_card, save_card
+from orca.mixture.card_counts import MEASURES
 from orca.mixture.card_page import card_html
 from orca.mixture.card_text import card_markdown
 from orca.mixture.query import QUERY_SCHEMA
@@ -74,7 +75,9 @@ def synthetic_rows(count: int, collections: tuple[str, ...] = tuple(MESSAGES)) -
             query = NASTY
         if draw.random() < 0.3:
             query += "\nOPTIONS:\n- yes\n- no"
-        targets = [draw.choice(["yes", "", "a b  c", "長い 答え"]) for _ in range(draw.randrange(4))]
+        targets = [
+            draw.choice(["yes", "", "a b  c", "長い 答え"]) for _ in range(draw.randrange(4))
+        ]
         rows.append(a_query(number, collection, f"task_{draw.randrange(6)}", query, targets))
     return rows
 
@@ -301,7 +304,9 @@ def test_the_page_loads_nothing_and_shows_the_texts_of_others_as_text(
     assert any(NASTY in text for text in shown)
     page = check_page(card_html(card), card)
     assert NASTY in page.text and "Test queries <b>5M</b>" in page.text
-    assert {"CoT", "NiV2", "FLAN 2021", "T0"} <= set(re.findall(r"CoT|NiV2|FLAN 2021|T0", page.text))
+    assert {"CoT", "NiV2", "FLAN 2021", "T0"} <= set(
+        re.findall(r"CoT|NiV2|FLAN 2021|T0", page.text)
+    )
     assert page.tags["path"] == 4 * 4  # collections × measures
 
 
@@ -335,6 +340,14 @@ def test_a_card_of_one_set_without_facts_has_no_empty_parts(
         for absent in ("Hygiene", "Rows that are no query", "left out", "Made with"):
             assert absent not in text
         assert all(collection in text or collection in card["paper"] for collection in collections)
+
+
+def test_a_set_without_a_query_still_has_a_card(tmp_path: Path) -> None:
+    card = query_card({"flan5m": write_set(tmp_path / "flan5m", [])}, {"name": "none", "seed": 0})
+    assert card["sets"]["flan5m"]["queries"] == 0 and card["tasks"] == []
+    assert "none" in check_page(card_html(card), card).text and "| queries | 0 |" in card_markdown(
+        card
+    )
 
 
 def test_a_directory_that_is_no_query_set_is_named(rows: list[Row], tmp_path: Path) -> None:
