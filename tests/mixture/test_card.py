@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca.errors import UserError
-from orca.mixture.card import LONGEST, MEASURES, query_card, save_card
+from orca.mixture.card import LONGEST, query_card, save_card
+from orca.mixture.card_counts import MEASURES
 from orca.mixture.card_page import card_html
 from orca.mixture.card_text import card_markdown
 from orca.mixture.query import QUERY_SCHEMA
@@ -339,6 +340,14 @@ def test_a_card_of_one_set_without_facts_has_no_empty_parts(
         for absent in ("Hygiene", "Rows that are no query", "left out", "Made with"):
             assert absent not in text
         assert all(collection in text or collection in card["paper"] for collection in collections)
+
+
+def test_a_set_without_a_query_still_has_a_card(tmp_path: Path) -> None:
+    card = query_card({"flan5m": write_set(tmp_path / "flan5m", [])}, {"name": "none", "seed": 0})
+    assert card["sets"]["flan5m"]["queries"] == 0 and card["tasks"] == []
+    assert "none" in check_page(card_html(card), card).text and "| queries | 0 |" in card_markdown(
+        card
+    )
 
 
 def test_a_directory_that_is_no_query_set_is_named(rows: list[Row], tmp_path: Path) -> None:
