@@ -31,7 +31,7 @@ from train_step_cpu import cpu_name
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {  # rows, tasks, largest task, how a task is called
     "cot": (150_000, 18, 37_000, "cot_task_{}"),
-    "niv2": (5_000_000, 1_560, 6_500, "task{}_synthetic"),
+    "niv2": (5_000_000, 1_560, 6_500, "task9{:04d}_synthetic"),
     "flan2021": (28_900_000, 142, 1_000_000, "set/{}:1.0.0"),
     "t0": (85_700_000, 193, 3_600_000, "duorc_synthetic_{}"),
 }
@@ -136,9 +136,11 @@ def report(
     command += f" --characters {options.characters}"
     page = f"""# Sampling the query sets at full size
 
-`{command}`, {today}, {cpu_name()}
-(of which {cores} used), {software}; load average at the end {load}. Synthetic submixes:
-{rows:,} rows in Parquet ({size:.1f} GB), texts of {options.characters} random letters and a number.
+- Command: `{command}`, {today}
+- Hardware: {cpu_name()} ({cores} used); load average at the end {load}
+- Versions: {software}
+- Data: synthetic submixes, {rows:,} rows in Parquet ({size:.1f} GB), texts of {options.characters}
+  random letters and a number; the peak is the process's resident memory, mapped files included
 
 | | measured | goal |
 | --- | --- | --- |
@@ -155,8 +157,8 @@ def report(
     page += f"\nCollections: {manifest['collections']}.\n"
     cpu = cpu_name().lower().replace(" ", "-").replace(",", "-")
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"query_sampling_{cpu}_{today}.md"
-    path.write_text(page, encoding="utf-8")
+    name = f"query_sampling_{options.characters}_characters_{cpu}_{today}.md"
+    (options.output / name).write_text(page, encoding="utf-8")
     print(page)
 
 
