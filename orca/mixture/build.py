@@ -127,7 +127,11 @@ def _scan(mixture: Mixture, work: Path, memory: float) -> dict[str, Scan]:
             files = collection.source.open(mixture.path)
         except UserError as error:
             option = f"mixture.collections.{name}"
-            below = f"below mixture.path={mixture.path}" if mixture.path else "(no mixture.path given)"
+            below = (
+                f"below mixture.path={mixture.path}"
+                if mixture.path
+                else "(mixture.path is not set)"
+            )
             raise UserError(
                 f"collection {name}: {error}. {option}.source says what its files are {below}; "
                 f"{option}=null leaves it out"
