@@ -263,7 +263,8 @@ def _write_sets(
         directories[name] = out / name
         queries = _survivors(drawn, gone, wanted)
         manifest = write_query_set(out / name, queries, {"set": name, **facts})
-        print(f"{name}: {manifest['queries']:,} queries", flush=True)
+        short = f" (asked for {wanted:,})" if wanted and manifest["queries"] < wanted else ""
+        print(f"{name}: {manifest['queries']:,} queries{short}", flush=True)
     return directories
 
 

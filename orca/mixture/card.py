@@ -17,8 +17,9 @@ from orca.errors import UserError
 from orca.mixture.card_counts import MACROS, NUMBERS, PAPER, create, in_order, rows, set_counts
 from orca.mixture.card_page import card_html
 from orca.mixture.card_text import card_markdown
+from orca.mixture.engine import engine
 
-MEMORY = "1GB"
+MEMORY_GIB = 1.0
 EXAMPLES = 4  # a collection, each under another system message
 REPEATED = 5  # pairs that are shown
 LONGEST = 1_500  # characters of a text in the card
@@ -30,7 +31,7 @@ def query_card(directories: Mapping[str, Path], facts: Mapping[str, Any]) -> dic
     Args:
         directories: where the Parquet files of every set lie, by the set's name. The first set is
             the whole, the others are samples of it. What hygiene found is read from
-            ``removed.parquet`` beside the first directory, where there is one.
+            ``findings.parquet`` beside the first directory, where there is one.
         facts: what the files do not tell. ``name`` and ``seed`` are needed; ``pool``, ``bad_rows``,
             ``excluded``, ``hygiene``, ``configuration``, ``versions``, ``seconds`` may be absent.
 
@@ -43,11 +44,10 @@ def query_card(directories: Mapping[str, Path], facts: Mapping[str, Any]) -> dic
     files = {name: _parquet_files(name, directory) for name, directory in directories.items()}
     with (
         tempfile.TemporaryDirectory() as temporary,
-        duckdb.connect(str(Path(temporary) / "card.duckdb")) as db,
+        engine(Path(temporary), MEMORY_GIB, Path(temporary) / "card.duckdb") as db,
     ):
-        db.execute(f"SET memory_limit = '{MEMORY}'; SET preserve_insertion_order = false")
         db.execute(MACROS)
-        found = _read_findings(db, directories[whole].parent / "removed.parquet")
+        found = _read_findings(db, directories[whole].parent / "findings.parquet")
         sets = {name: _set(db, i, directories[name], files[name]) for i, name in enumerate(files)}
         card = {
             "name": facts["name"],

@@ -122,7 +122,7 @@ def write_all(directory: Path, rows: list[Row]) -> dict[str, Path]:
         | {"query": NASTY + "q" * 2000, "collection": "t0", "task": "task_0"}
         for i, check in enumerate(["benchmark", "benchmark", "benchmark", "language"])
     ]
-    pq.write_table(pa.Table.from_pylist(findings, FINDINGS), directory / "removed.parquet")
+    pq.write_table(pa.Table.from_pylist(findings, FINDINGS), directory / "findings.parquet")
     return {
         "flan5m": write_set(directory / "flan5m", rows),
         "flan1m": write_set(directory / "flan1m", rows[::5]),
