@@ -60,6 +60,7 @@ def build_query_sets(
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: give another out=, or overwrite=true to replace it")
     partial = out.with_name(f"{out.name}.partial")
+    parent_is_new = not out.parent.exists()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -68,6 +69,8 @@ def build_query_sets(
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if parent_is_new and not out.exists():
+            out.parent.rmdir()
     return card
 
 

@@ -1,0 +1,84 @@
+"""Every option of the groups mixture and hygiene composes and is built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from orca.config import CONF_DIR, check_config
+from orca.errors import UserError
+from orca.mixture import AlgorithmOne, Mixture, Stratified, TakeAll
+from orca.mixture.__main__ import OPTIONS
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+        return compose("queries", overrides=list(overrides))
+
+
+def options(group: str) -> list[str]:
+    return sorted(f.stem for f in (CONF_DIR / group).glob("*.yaml") if f.stem != "base")
+
+
+@pytest.mark.parametrize("hygiene", options("hygiene"))
+@pytest.mark.parametrize("mixture", options("mixture"))
+def test_every_option_composes_and_is_built(mixture: str, hygiene: str) -> None:
+    config = composed(f"mixture={mixture}", f"hygiene={hygiene}", "mixture.path=x")
+    config.paths.benchmarks = "somewhere"
+    check_config(config, OPTIONS)
+    built = instantiate(config.mixture, _convert_="all")
+    assert isinstance(built, Mixture)
+    assert list(built.chosen()) == ["cot", "flan2021", "niv2", "t0"]
+    removing = {name for name, check in built.hygiene.items() if check.remove}
+    kinds = {"lengths", "language", "exact_duplicates", "contamination"}
+    assert removing == (kinds if hygiene == "standard" else set())
+    assert len(built.hygiene) == (0 if hygiene == "none" else 5)
+
+
+def test_flan_is_sampled_as_table_3_says() -> None:
+    built = instantiate(composed("mixture=flan", "mixture.path=x").mixture, _convert_="all")
+    samplers = {name: one.sampler for name, one in built.chosen().items()}
+    assert isinstance(samplers["cot"], TakeAll)
+    assert isinstance(samplers["niv2"], Stratified) and samplers["niv2"].per_task == 300
+    assert isinstance(samplers["flan2021"], AlgorithmOne)
+    assert (samplers["flan2021"].queries, samplers["flan2021"].cap_per_task) == (2_500_000, 10**6)
+    assert (samplers["t0"].queries, samplers["t0"].cap_per_task) == (2_000_000, None)
+    assert built.sets == {"flan5m": None, "flan1m": 1_000_000}
+
+
+def test_the_seed_reaches_draws_and_system_messages() -> None:
+    built = instantiate(composed("mixture.path=x", "seed=5").mixture, _convert_="all")
+    assert (built.seed, built.system_messages.seed) == (5, 5)
+
+
+def test_unknown_options_are_named_with_the_nearest_that_exists() -> None:
+    config = composed("mixture.path=x", "+mixture.collections.t0.sampler.query=5")
+    with pytest.raises(UserError, match=r"Did you mean .*t0\.sampler\.queries"):
+        check_config(config, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("mixture=flan", "mixture.path"),
+        ("mixture.path=nowhere", "collection cot: no file matches 'nowhere/cot_submix_original"),
+        ("mixture=flann", "flann"),
+    ],
+)
+def test_the_program_ends_with_a_sentence(argument: str, message: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "orca.mixture", argument],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
