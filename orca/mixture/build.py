@@ -140,7 +140,7 @@ def _scan(mixture: Mixture, work: Path, memory: float) -> dict[str, Scan]:
                 f"{option}=null leaves it out"
             ) from None
         rule = training_tasks(name, collection.exclude)
-        with engine(work / "spill", memory) as connection:
+        with engine(work / "spill", memory, ordered=True) as connection:
             scans[name] = scan(files, rule, mixture.on_bad_row, connection)
         found = scans[name]
         if not found.tasks:

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-WHITE = "E' \\t\\r\\n\\f\\v'"
-"""White space, as a SQL literal for ``trim``."""
+WHITE = "'" + "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "'"
+"""What Python calls white space, as a SQL literal for ``trim``."""
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def engine(
 
     Args:
         database: file for tables; None: in memory.
-        ordered: rows come in the order of the file; costs memory.
+        ordered: rows come in the order of the file.
     """
     connection = duckdb.connect(
         str(database or ":memory:"),
@@ -42,6 +42,15 @@ def engine(
 def read(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> pa.RecordBatchReader:
     """The result of a query, ``rows`` at a time."""
     return connection.sql(sql).to_arrow_reader(rows)
+
+
+def blank(text: str) -> str:
+    """SQL that says whether the SQL expression ``text`` is null, empty or white space alone."""
+    # Trimming copies the text: only for one that begins with white space.
+    return (
+        f"CASE WHEN coalesce({text}, '') = '' THEN true "
+        f"WHEN contains({WHITE}, left({text}, 1)) THEN trim({text}, {WHITE}) = '' ELSE false END"
+    )
 
 
 def literal(text: str) -> str:

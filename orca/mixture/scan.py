@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca.errors import UserError
-from orca.mixture.engine import WHITE, column, literal, read
+from orca.mixture.engine import blank, column, literal, read
 from orca.mixture.pool import PoolFile
 
 TEMPLATE_TYPES = ("zs", "zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
@@ -120,20 +120,17 @@ def select(file: PoolFile, *extra: str) -> str:
 
 def _verdicts(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
     """(place, row, task, verdict) of every row; the verdict is null where it can be drawn."""
-    known = ", ".join(map(literal, TEMPLATE_TYPES))
-    blank = "trim({}, " + WHITE + ") = ''"
+    known, names = ", ".join(map(literal, TEMPLATE_TYPES)), ", ".join(TEMPLATE_TYPES)
     sql = f"""
         SELECT place, "row", task, CASE
           WHEN problem IS NOT NULL THEN problem
           WHEN template_type IS NULL THEN 'missing_template_type: no template type'
           WHEN template_type NOT IN ({known})
-            THEN 'unknown_template_type: template type ' || template_type || ', known are {
-        known.replace("'", "")
-    }'
+            THEN 'unknown_template_type: template type ' || template_type || ', known are {names}'
           WHEN starts_with(template_type, 'fs') THEN 'few_shot: '
-          WHEN coalesce({blank.format("task")}, true) THEN 'missing_task: no task name'
-          WHEN coalesce({blank.format("query")}, true) THEN 'empty_query: no query'
-          WHEN coalesce({blank.format("array_to_string(targets, '')")}, true)
+          WHEN {blank("task")} THEN 'missing_task: no task name'
+          WHEN {blank("query")} THEN 'empty_query: no query'
+          WHEN {blank("targets[1]")} AND {blank("array_to_string(targets, '')")}
             THEN 'missing_target: no gold target'
         END AS verdict
         FROM ({select(file)})"""
