@@ -99,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     inputs = options.directory / "submixes"
     if not (options.keep and inputs.exists()):
-        shutil.rmtree(options.directory, ignore_errors=True)
+        shutil.rmtree(inputs, ignore_errors=True)
         random = np.random.default_rng(0)
         for name in COLLECTIONS:
             write_submix(inputs, name, options.scale, options.characters, random)

@@ -33,3 +33,13 @@ def test_the_gpu_benchmark_runs_on_the_cpu_with_tiny_shapes(tmp_path: Path) -> N
     assert len(losses) == 1
     report = kept.with_suffix(".md").read_text()
     assert report.count("| ours") >= 7 and "peak unknown, so no MFU" in report
+
+
+def test_query_sampling_at_a_thousandth_reports_what_it_made(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/query_sampling.py"), "--scale", "0.001"]
+    command += ["--directory", str(tmp_path / "bench"), "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("query_sampling_*.md")
+    assert "| peak memory of the process |" in page.read_text()
+    assert "'flan2021': 2500" in page.read_text() and "'t0': 2000" in page.read_text()
