@@ -9,6 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from orca.errors import UserError
+
 WHITE = "'" + "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "'"
 """What Python calls white space, as a SQL literal for ``trim``."""
 
@@ -37,6 +39,13 @@ def engine(
         yield connection
     finally:
         connection.close()
+
+
+def unreadable(name: str, kind: str, error: duckdb.Error) -> UserError:
+    """What to tell of a file that DuckDB could not read."""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UserError(f"{name}: DuckDB needs more memory: raise memory_gib ({error})")
+    return UserError(f"{name}: cannot be read as {kind} ({error}). Is it whole?")
 
 
 def read(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> pa.RecordBatchReader:

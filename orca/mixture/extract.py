@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from orca.errors import UserError
-from orca.mixture.engine import engine, literal, read
+from orca.mixture.engine import engine, literal, read, unreadable
 from orca.mixture.sampling import Sampler, choose, generator
 from orca.mixture.scan import Scan, select
 
@@ -88,7 +88,7 @@ def _read_collection(
         try:
             (count,) = connection.execute(sql).fetchall()[0]
         except duckdb.Error as error:
-            raise UserError(f"{file.name}: cannot be read ({error}). Is it whole?") from None
+            raise unreadable(file.name, "Parquet", error) from None
         connection.unregister("wanted")
         if count != high - low:
             raise UserError(f"{file.name} has changed while it was read: start again")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca.errors import UserError
-from orca.mixture.engine import blank, column, literal, read
+from orca.mixture.engine import blank, column, literal, read, unreadable
 from orca.mixture.pool import PoolFile
 
 TEMPLATE_TYPES = ("zs", "zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
@@ -107,7 +107,7 @@ def _num_rows(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> int:
     try:
         (count,) = connection.execute(sql).fetchall()[0]
     except duckdb.Error as error:
-        raise UserError(f"{file.name}: cannot be read as Parquet ({error}). Is it whole?") from None
+        raise unreadable(file.name, "Parquet", error) from None
     return int(count)
 
 
@@ -137,7 +137,7 @@ def _verdicts(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> Iterator
     try:
         yield from read(connection, sql, ROWS_AT_ONCE)
     except duckdb.Error as error:
-        raise UserError(f"{file.name}: cannot be read ({error}). Is it whole?") from None
+        raise unreadable(file.name, "Parquet", error) from None
 
 
 def _sort_out(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import duckdb
 import zstandard
 
 from orca.errors import UserError
-from orca.mixture.engine import WHITE, column, engine, literal
+from orca.mixture.engine import WHITE, column, engine, literal, unreadable
 from orca.mixture.pool import RENDERED, PoolFile, matching_files
 from orca.paths import cache_dir, made_once
 from orca.traces.files import unpack_zst
@@ -86,10 +86,9 @@ class QueryTable:
                 f"list_transform({targets}, lambda t: CASE WHEN {marked} THEN {cut} ELSE t END)"
             )
         if self.task_prefix:
-            prefix = literal(self.task_prefix)
-            task = f"CASE WHEN starts_with({task}, {prefix}) "
-            task += f"THEN substr({texts.get('task')}, {len(self.task_prefix) + 1}) "
-            task += f"ELSE {texts.get('task')} END"
+            rest = f"substr({task}, {len(self.task_prefix) + 1})"
+            prefixed = f"starts_with({task}, {literal(self.task_prefix)})"
+            task = f"CASE WHEN {prefixed} THEN {rest} ELSE {task} END"
         return {
             "task": task,
             "template": "''",
@@ -116,9 +115,26 @@ class QueryTable:
                         "(FORMAT parquet, COMPRESSION zstd)"
                     )
                 except duckdb.Error as error:
-                    raise UserError(f"{name}: cannot be read as JSON lines ({error})") from None
+                    raise unreadable(name, "JSON lines", error) from None
+                self._check_fields(name, path, target, connection)
 
         return made_once(cache_dir("pool", key) / "pool.parquet", convert)
+
+    def _check_fields(
+        self, name: str, path: Path, pool: Path, connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        """A field that no row has is a wrong name, and no matter of bad rows."""
+        known = {"query": "query", "targets": "targets[1]", "task": "task"}
+        sql = ", ".join(f"count({known[key]}) AS {key}" for key in self.columns if key in known)
+        counted = f"SELECT {sql} FROM read_parquet({literal(str(pool))})"
+        found = connection.sql(counted).to_arrow_table().to_pylist()[0]
+        missing = [field for key, field in self.columns.items() if found.get(key) == 0]
+        objects = f"read_ndjson_objects({literal(str(path))}, ignore_errors = true)"
+        keys = connection.sql(
+            f"SELECT json_keys(json) FROM {objects} WHERE json_type(json) = 'OBJECT' LIMIT 1"
+        ).fetchall()
+        if missing and keys:
+            raise _no_column(name, missing[0], keys[0][0])
 
     def _lines(self, path: Path) -> str:
         """The pool's columns of a file of JSON lines."""
@@ -137,8 +153,14 @@ class QueryTable:
         every = ", ".join(column(c) for pair in wanted.values() for c in pair)
         texts["problem"] = (
             f"CASE WHEN coalesce({every}) IS NULL THEN 'not_json: not a JSON object, or one "
-            f"with none of the fields {', '.join(self.columns.values())}' END"
+            f"with none of the fields {', '.join(self.columns.values())}'"
         )
+        for key, name in self.columns.items():
+            value = f"coalesce({', '.join(column(c) for c in wanted[name])})"
+            fitting = "'VARCHAR', 'NULL', 'ARRAY'" if key == "targets" else "'VARCHAR', 'NULL'"
+            wrong = f"'wrong_type: field {name} is ' || json_type({value}) || ', not text'"
+            texts["problem"] += f" WHEN json_type({value}) NOT IN ({fitting}) THEN {wrong}"
+        texts["problem"] += " END"
         selected = self._select(texts, path, "row_number() OVER ()").items()
         return (
             f"SELECT {', '.join(f'{sql} AS {column(key)}' for key, sql in selected)} "
@@ -155,7 +177,7 @@ def _columns(name: str, path: Path) -> dict[str, str]:
                 f"DESCRIBE SELECT * FROM read_parquet({literal(str(path))})"
             ).fetchall()
         except duckdb.Error as error:
-            raise UserError(f"{name}: cannot be read as Parquet ({error}). Is it whole?") from None
+            raise unreadable(name, "Parquet", error) from None
     return {row[0]: row[1] for row in described}
 
 
@@ -165,8 +187,12 @@ def _find(name: str, wanted: str, kinds: dict[str, str]) -> str:
             if kinds[known] not in ("VARCHAR", "VARCHAR[]"):
                 raise UserError(f"{name}: column {known!r} is {kinds[known]}, not text")
             return known
-    raise UserError(
-        f"{name}: no column {wanted!r}; it has {', '.join(map(repr, kinds))}. Name the columns in "
+    raise _no_column(name, wanted, kinds)
+
+
+def _no_column(name: str, wanted: str, known: Iterable[str]) -> UserError:
+    return UserError(
+        f"{name}: no column {wanted!r}; it has {', '.join(map(repr, known))}. Name the columns in "
         "the source's options query, targets, task and template_type"
     )
 

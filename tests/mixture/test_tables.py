@@ -101,9 +101,9 @@ def test_end_mark_and_task_prefix_are_cut_at_the_ends_alone(tmp_path: Path) -> N
 def test_without_a_task_column_the_directory_names_the_task(tmp_path: Path) -> None:
     (tmp_path / "duorc_SelfRC_title").mkdir()
     write(tmp_path / "duorc_SelfRC_title" / "a.parquet", [{"inputs": "q", "targets": "t"}])
-    table = QueryTable("**/*.parquet", task=None, template_type=None)
+    table = QueryTable("**/*.parquet", task=None, template_type=None, task_prefix="duorc_")
     (file,) = table.open(str(tmp_path))
-    assert pool(file, tmp_path)[0]["task"] == "duorc_SelfRC_title"
+    assert pool(file, tmp_path)[0]["task"] == "SelfRC_title"
 
 
 def test_lines_that_are_no_rows_keep_their_place_and_say_so(tmp_path: Path) -> None:
@@ -112,8 +112,9 @@ def test_lines_that_are_no_rows_keep_their_place_and_say_so(tmp_path: Path) -> N
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     found = pool(QueryTable("a.jsonl").open(str(tmp_path))[0], tmp_path)
     assert [row["row"] for row in found] == [1, 2, 3, 4, 5]
-    assert [bool(row["problem"]) for row in found] == [False, True, True, False, False]
-    assert found[3]["query"] is None, "a number is no text"
+    reasons = [row["problem"] and row["problem"].split(":")[0] for row in found]
+    assert reasons == [None, "not_json", "not_json", "wrong_type", None]
+    assert "field inputs is UBIGINT, not text" in found[3]["problem"]
     assert found[4]["query"] == ROWS[2]["inputs"]
 
 
@@ -135,6 +136,9 @@ def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "n.parquet", [{"inputs": 5, "targets": "t"}])
     with pytest.raises(UserError, match="'inputs' is BIGINT, not text"):
         QueryTable("n.parquet", task=None, template_type=None).open(str(tmp_path))
+    write(tmp_path / "a.jsonl", [{"inputs": "q", "target": "t"}] * 3)
+    with pytest.raises(UserError, match="a.jsonl: no column 'targets'; it has 'inputs', 'target'"):
+        QueryTable("a.jsonl", task=None, template_type=None).open(str(tmp_path))
     (tmp_path / "a.csv").write_text("a")
     with pytest.raises(UserError, match="unknown ending"):
         QueryTable("a.csv").open(str(tmp_path))
