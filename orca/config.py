@@ -210,7 +210,11 @@ def _check_node(node: Any, path: str) -> None:
     if not isinstance(node, DictConfig) or OmegaConf.is_missing(node, "_target_"):
         return
     if "_target_" in node:
-        parameters = inspect.signature(get_object(node._target_)).parameters
+        try:
+            target = get_object(node._target_)
+        except Exception as error:  # Hydra tells of a wrong module and a wrong name differently
+            raise UserError(f"{path}._target_={node._target_} does not exist ({error})") from None
+        parameters = inspect.signature(target).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in node:
             name = str(key)

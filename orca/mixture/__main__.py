@@ -8,13 +8,16 @@ Options are in conf/queries.yaml and the groups mixture and hygiene beside it.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from orca.config import check_config, run_program
+from orca.errors import Unfinished, UserError
 from orca.mixture.build import build_query_sets
 from orca.mixture.mixture import Mixture
 
@@ -26,10 +29,22 @@ def main(config: DictConfig) -> None:
     check_config(config, OPTIONS)
     mixture: Mixture = instantiate(config.mixture, _convert_="all")
     resolved = cast(dict[str, Any], OmegaConf.to_container(config.mixture, resolve=True))
+    if not isinstance(config.memory_gib, (int, float)):
+        raise UserError(f"memory_gib={config.memory_gib!r} is no number")
     out = Path(config.out)
-    build_query_sets(mixture, out, resolved, config.overwrite, config.memory_gib)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        build_query_sets(mixture, out, resolved, config.overwrite, config.memory_gib)
+    except KeyboardInterrupt:
+        raise Unfinished(f"stopped: {out} was not written") from None
     print(f"card: {out / 'query_card.html'} (also .md, .json)")
-    print(f"train on the gold targets: python train.py data=flan_targets data.path={out}")
+    first = next(iter(mixture.sets))
+    parts = "" if first == "flan5m" else f" data.parts.chatgpt='{first}/*.parquet'"
+    print(f"gold targets as responses: python train.py data=flan_targets data.path={out}{parts}")
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # as Ctrl-C does, so that nothing is left behind
 
 
 if __name__ == "__main__":

@@ -28,12 +28,16 @@ from orca.mixture.hygiene import run_checks
 from orca.mixture.messages import SystemMessages
 from orca.mixture.mixture import Mixture
 from orca.mixture.multiple_choice import shows_options
+from orca.mixture.output import complete_directory
+from orca.mixture.pool import PoolFile
 from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import read_queries, write_query_set
+from orca.mixture.sampling import check_number
 from orca.mixture.scan import Scan, scan
 from orca.mixture.tasks import training_tasks
 from orca.traces import SYSTEM_MESSAGES
 
+NO_PATH = "(mixture.path is not set; flan_mini's is the variable ORCA_SHARED_DATA)"
 LIBRARIES = ("duckdb", "numpy", "pyarrow", "py3langid", "rensa")
 
 
@@ -57,21 +61,9 @@ def build_query_sets(
     Raises:
         UserError: ``out`` exists, a source is missing or broken, a row is no query.
     """
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists: give another out=, or overwrite=true to replace it")
-    partial = out.with_name(f"{out.name}.partial")
-    parent_is_new = not out.parent.exists()
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        card = _build(mixture, partial, configuration, memory_gib)
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if parent_is_new and not out.exists():
-            out.parent.rmdir()
-    return card
+    check_number("memory_gib (in MiB)", round(memory_gib * 1024))
+    with complete_directory(out, overwrite) as partial:
+        return _build(mixture, partial, configuration, memory_gib)
 
 
 def _build(
@@ -108,6 +100,12 @@ def _build(
             "name": mixture.name,
             "seed": mixture.seed,
             "pool": pool,
+            "asked": {
+                "collections": {
+                    name: one.sampler.queries for name, one in mixture.chosen().items()
+                },
+                "sets": dict(mixture.sets),
+            },
             "bad_rows": {
                 name: {"reasons": dict(found.bad), "examples": found.bad_examples}
                 for name, found in scans.items()
@@ -124,27 +122,21 @@ def _build(
 
 
 def _scan(mixture: Mixture, work: Path, memory: float) -> dict[str, Scan]:
+    sources = {name: _open(mixture, name) for name in mixture.chosen()}
     scans = {}
-    for name, collection in mixture.chosen().items():
-        try:
-            files = collection.source.open(mixture.path)
-        except UserError as error:
-            option = f"mixture.collections.{name}"
-            below = (
-                f"below mixture.path={mixture.path}"
-                if mixture.path
-                else "(mixture.path is not set)"
-            )
-            raise UserError(
-                f"collection {name}: {error}. {option}.source says what its files are {below}; "
-                f"{option}=null leaves it out"
-            ) from None
+    for name, files in sources.items():
+        collection = mixture.chosen()[name]
         rule = training_tasks(name, collection.exclude)
         with engine(work / "spill", memory, ordered=True) as connection:
             scans[name] = scan(files, rule, mixture.on_bad_row, connection)
         found = scans[name]
         if not found.tasks:
-            raise UserError(f"collection {name}: no zero-shot query in {len(files)} files")
+            raise UserError(
+                f"collection {name}: no query to sample among {len(found.codes):,} rows of "
+                f"{len(files)} file(s): {found.few_shot.total():,} are few-shot, "
+                f"{found.excluded.total():,} of excluded tasks, {found.bad.total():,} bad"
+                + "".join(f"; {example}" for example in found.bad_examples[:1])
+            )
         _check_excluded(name, collection.exclude, found)
         print(
             f"{name}: {found.counts.sum():,} zero-shot queries in {len(found.tasks):,} tasks, "
@@ -153,6 +145,18 @@ def _scan(mixture: Mixture, work: Path, memory: float) -> dict[str, Scan]:
             flush=True,
         )
     return scans
+
+
+def _open(mixture: Mixture, name: str) -> list[PoolFile]:
+    try:
+        return mixture.chosen()[name].source.open(mixture.path)
+    except UserError as error:
+        option = f"mixture.collections.{name}"
+        below = f"below mixture.path={mixture.path}" if mixture.path else NO_PATH
+        raise UserError(
+            f"collection {name}: {error}. {option}.source says what its files are {below}; "
+            f"{option}=null leaves it out"
+        ) from None
 
 
 def _check_excluded(name: str, patterns: Sequence[str], found: Scan) -> None:

@@ -63,6 +63,35 @@ _READERS: dict[str, tuple[Sequence[str], Callable[[Path], list[str]]]] = {
 }
 
 
+def benchmark_files(benchmarks: Iterable[str], root: str | Path | None) -> list[tuple[str, Path]]:
+    """(benchmark, file) of every file of the benchmarks, in the order of the files' names.
+
+    Raises:
+        UserError: no directory, an unknown benchmark, or one without files.
+    """
+    if root is None:
+        raise UserError(
+            "the contamination check needs the benchmarks: set the variable ORCA_SHARED_DATA or "
+            "paths.benchmarks to a directory with bbh/, agieval/ and truthfulqa/, or leave the "
+            "check out with ~hygiene.contamination"
+        )
+    root = Path(root).expanduser()
+    found: list[tuple[str, Path]] = []
+    for benchmark in benchmarks:
+        if benchmark not in _READERS:
+            known = ", ".join(_READERS)
+            raise UserError(f"the contamination check knows no benchmark {benchmark!r}: {known}")
+        patterns, _ = _READERS[benchmark]
+        files = sorted(file for pattern in patterns for file in root.glob(pattern))
+        if not files:
+            raise UserError(
+                f"no file matches {root / patterns[0]}: put the files of {benchmark} there, set "
+                f"the contamination check's root, or take {benchmark} out of its benchmarks"
+            )
+        found += [(benchmark, file) for file in files]
+    return found
+
+
 def read_items(benchmarks: Iterable[str], root: str | Path) -> list[Item]:
     """The items of the benchmarks' public files, in the order of the files' names.
 
@@ -71,27 +100,16 @@ def read_items(benchmarks: Iterable[str], root: str | Path) -> list[Item]:
     ``mc_task.json`` of sylinrl/TruthfulQA, any versions below ``truthfulqa`` (the questions).
 
     Raises:
-        UserError: an unknown benchmark, one without files, or a file of another form.
+        UserError: as :func:`benchmark_files`, or a file of another form.
     """
-    root = Path(root).expanduser()
     items: list[Item] = []
-    for benchmark in benchmarks:
-        if benchmark not in _READERS:
-            known = ", ".join(_READERS)
-            raise UserError(f"the contamination check knows no benchmark {benchmark!r}: {known}")
-        patterns, read = _READERS[benchmark]
-        files = sorted(file for pattern in patterns for file in root.glob(pattern))
-        if not files:
-            raise UserError(
-                f"no file matches {root / patterns[0]}: put the files of {benchmark} there, set "
-                f"the contamination check's root, or take {benchmark} out of its benchmarks"
-            )
-        for file in files:
-            task = file.relative_to(root).with_suffix("").as_posix()
-            try:
-                items += [Item(task, index, text) for index, text in enumerate(read(file))]
-            except (KeyError, TypeError, ValueError, csv.Error) as error:
-                raise UserError(f"{file} is not {benchmark} as published: {error!r}") from error
+    for benchmark, file in benchmark_files(benchmarks, root):
+        _, read = _READERS[benchmark]
+        task = file.relative_to(Path(root).expanduser()).with_suffix("").as_posix()
+        try:
+            items += [Item(task, index, text) for index, text in enumerate(read(file))]
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise UserError(f"{file} is not {benchmark} as published: {error!r}") from error
     return items
 
 
@@ -123,10 +141,10 @@ class Contamination:
         root: directory with the folders of the benchmarks (:func:`read_items`).
 
     Raises:
-        UserError: at the first ``find``, as :func:`read_items`.
+        UserError: as :func:`benchmark_files`; at the first ``find`` as :func:`read_items`.
     """
 
-    root: str
+    root: str | None
     benchmarks: Sequence[str] = ("bbh", "agieval", "truthfulqa")
     ngram: int = 13
     min_words: int = 6
@@ -145,10 +163,12 @@ class Contamination:
                 f"check {self.name!r}: boilerplate {self.boilerplate} would ignore all text; "
                 "it is at least 2"
             )
+        benchmark_files(self.benchmarks, self.root)
 
     @cached_property
     def index(self) -> BenchmarkIndex:
         """The benchmarks' word sequences; reads the files when it is first asked for."""
+        assert self.root is not None
         items = read_items(self.benchmarks, self.root)
         return BenchmarkIndex(items, self.ngram, self.min_words, self.boilerplate)
 

@@ -159,6 +159,8 @@ class Language:
     name: str = "language"
 
     def __post_init__(self) -> None:
+        if isinstance(self.languages, str):
+            raise UserError(f"check {self.name!r}: languages={self.languages} is no list: [en]")
         if unknown := sorted(set(self.languages) - set(_identifier().labels)):
             raise UserError(
                 f"check {self.name!r}: py3langid knows no language {unknown[0]!r}; "

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from orca.errors import UserError
 from orca.mixture.query import QUERY_SCHEMA
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
+"""Readers of Parquet directories pass over names that begin with an underscore."""
 ROWS_PER_FILE = 50_000
 ROWS_PER_GROUP = 10_000
 

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from orca.errors import UserError
+
 Counts = np.ndarray
 """Candidates, or queries to take, of every task: int64 [tasks]."""
 
@@ -24,6 +26,13 @@ class Sampler(Protocol):
     def quotas(self, counts: Counts, random: np.random.Generator) -> Counts:
         """Queries to take of every task, at most ``counts``."""
         ...
+
+
+def check_number(option: str, value: object) -> int:
+    """``value``, a whole number from 1 on; a :class:`UserError` that names ``option`` otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{option}={value!r}: a whole number from 1 on is needed")
+    return value
 
 
 class TakeAll:
@@ -41,7 +50,7 @@ class Stratified:
     queries: int | None = None
 
     def __init__(self, per_task: int = 300) -> None:
-        self.per_task = per_task
+        self.per_task = check_number("Stratified.per_task", per_task)
 
     def quotas(self, counts: Counts, random: np.random.Generator) -> Counts:
         return np.minimum(counts, self.per_task)
@@ -51,8 +60,8 @@ class UniformOverQueries:
     """``queries`` drawn uniformly from all candidates, so that a task gives as its size is."""
 
     def __init__(self, queries: int) -> None:
+        self.wanted = check_number("UniformOverQueries.queries", queries)
         self.queries: int | None = queries
-        self.wanted = queries
 
     def quotas(self, counts: Counts, random: np.random.Generator) -> Counts:
         if self.wanted >= counts.sum():
@@ -70,9 +79,11 @@ class AlgorithmOne:
     """
 
     def __init__(self, queries: int, cap_per_task: int | None = None) -> None:
+        self.wanted = check_number("AlgorithmOne.queries", queries)
         self.queries: int | None = queries
-        self.wanted = queries
         self.cap_per_task = cap_per_task
+        if cap_per_task is not None:
+            check_number("AlgorithmOne.cap_per_task", cap_per_task)
 
     def quotas(self, counts: Counts, random: np.random.Generator) -> Counts:
         if self.cap_per_task is not None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orca.errors import UserError
+from orca.errors import UNFINISHED_STATUS, UserError
 from orca.mixture import (
     AlgorithmOne,
     Collection,
@@ -26,6 +26,8 @@ from orca.mixture import (
     shows_options,
 )
 from orca.mixture.build import build_query_sets
+from orca.mixture.output import complete_directory
+from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import read_manifest, read_queries
 from orca.traces import SYSTEM_MESSAGES, TraceSource
 
@@ -211,12 +213,74 @@ def test_manifest_hashes_are_those_of_the_files(built: Path) -> None:
         assert kept["seed"] == 17
 
 
-def test_an_existing_directory_is_replaced_only_when_asked(submixes: Path, tmp_path: Path) -> None:
+def test_only_query_sets_are_ever_replaced(submixes: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
+    (tmp_path / "out" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="overwrite=true"):
         build_query_sets(a_mixture(submixes), tmp_path / "out", {})
-    assert (tmp_path / "out" / "mine").read_text() == "x"
+    with pytest.raises(UserError, match=r"thesis\.tex belongs to none"):
+        build_query_sets(a_mixture(submixes), tmp_path / "out", {}, overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "x"
+    (tmp_path / "out" / "thesis.tex").unlink()
+    for _ in range(2):
+        build_query_sets(a_mixture(submixes), tmp_path / "out", {}, overwrite=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        build_query_sets(a_mixture(submixes), tmp_path / "file", {}, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_two_programs_do_not_build_one_directory(submixes: Path, tmp_path: Path) -> None:
+    with (
+        complete_directory(tmp_path / "out", overwrite=False),
+        pytest.raises(UserError, match="another program builds"),
+    ):
+        build_query_sets(a_mixture(submixes), tmp_path / "out", {})
+    assert (tmp_path / "out").exists()
+
+
+def test_a_stopped_program_leaves_nothing(submixes: Path, tmp_path: Path) -> None:
+    arguments = [f"{c}.source.files={c.split('.')[-1]}/*" for c in COLLECTIONS]
+    command = [
+        sys.executable,
+        "-c",
+        STOPPED,
+        "mixture=flan",
+        f"mixture.path={submixes}",
+        *arguments,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == UNFINISHED_STATUS, done.stderr
+    assert "queries/flan was not written" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+COLLECTIONS = [f"mixture.collections.{name}" for name in ("cot", "niv2", "flan2021", "t0")]
+STOPPED = """
+import os, signal
+import orca.mixture.build as build
+from orca.config import run_program
+from orca.mixture.__main__ import main
+card = build.query_card
+def stopped(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)  # when everything but the card is there
+    return card(*arguments)
+build.query_card = stopped
+run_program(main, "queries")
+"""
+
+
+def test_parquet_readers_take_a_set_by_its_directory(built: Path) -> None:
+    import datasets
+    import pandas as pd
+    import pyarrow.dataset
+
+    expected = read_manifest(built / "flan1m")["queries"]
+    assert expected == 120
+    assert len(pd.read_parquet(built / "flan1m")) == expected
+    assert pyarrow.dataset.dataset(built / "flan1m").count_rows() == expected
+    loaded = datasets.load_dataset(str(built / "flan1m"), split="train")
+    assert len(loaded) == expected and loaded.column_names == QUERY_SCHEMA.names
 
 
 def test_a_failure_leaves_what_was_there(submixes: Path, tmp_path: Path) -> None:

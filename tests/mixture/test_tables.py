@@ -137,7 +137,9 @@ def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'inputs' is BIGINT, not text"):
         QueryTable("n.parquet", task=None, template_type=None).open(str(tmp_path))
     write(tmp_path / "a.jsonl", [{"inputs": "q", "target": "t"}] * 3)
-    with pytest.raises(UserError, match="a.jsonl: no column 'targets'; it has 'inputs', 'target'"):
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: no column 'targets'; it has 'inputs', 'target'"
+    ):
         QueryTable("a.jsonl", task=None, template_type=None).open(str(tmp_path))
     (tmp_path / "a.csv").write_text("a")
     with pytest.raises(UserError, match="unknown ending"):
