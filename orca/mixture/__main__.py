@@ -29,6 +29,9 @@ def main(config: DictConfig) -> None:
     check_config(config, OPTIONS)
     mixture: Mixture = instantiate(config.mixture, _convert_="all")
     resolved = cast(dict[str, Any], OmegaConf.to_container(config.mixture, resolve=True))
+    resolved.pop("path")  # where files lie is nobody's business, and changes nothing
+    for check in resolved["hygiene"].values():
+        check.pop("root", None)
     if not isinstance(config.memory_gib, (int, float)):
         raise UserError(f"memory_gib={config.memory_gib!r} is no number")
     out = Path(config.out)

@@ -70,7 +70,7 @@ def _build(
     mixture: Mixture, out: Path, configuration: Mapping[str, Any], memory: float
 ) -> dict[str, Any]:
     seconds: dict[str, float] = {}
-    work = out / "work"
+    work = out / ".work"
     with _timed(seconds, "scan"):
         scans = _scan(mixture, work, memory)
     with _timed(seconds, "draw"):

@@ -46,7 +46,7 @@ def _bbh(file: Path) -> list[str]:
 def _agieval(file: Path) -> list[str]:
     # split("\n"), not splitlines(): U+2028 may stand inside a JSON string
     rows = map(json.loads, file.read_text(encoding="utf-8").rstrip("\n").split("\n"))
-    return [f"{row['passage'] or ''} {row['question']}" for row in rows]
+    return [(row["passage"] or "") + " " + row["question"] for row in rows]
 
 
 def _truthfulqa(file: Path) -> list[str]:
@@ -107,7 +107,10 @@ def read_items(benchmarks: Iterable[str], root: str | Path) -> list[Item]:
         _, read = _READERS[benchmark]
         task = file.relative_to(Path(root).expanduser()).with_suffix("").as_posix()
         try:
-            items += [Item(task, index, text) for index, text in enumerate(read(file))]
+            texts = read(file)
+            if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise ValueError("no items, or an item without text")
+            items += [Item(task, index, text) for index, text in enumerate(texts)]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise UserError(f"{file} is not {benchmark} as published: {error!r}") from error
     return items
@@ -135,7 +138,7 @@ class Contamination:
 
     About 35 microseconds for a query of 1,000 characters on one core: 3 minutes for 5 million.
 
-    ``find`` reads the columns id and query alone, so that other texts can be checked too.
+    ``find`` reads id, query and, where there are some, targets: other texts can be checked too.
 
     Args:
         root: directory with the folders of the benchmarks (:func:`read_items`).
@@ -175,9 +178,18 @@ class Contamination:
     def find(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Finding]:
         for batch in batches:
             for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                rows = batch.slice(start, _ROWS_AT_ONCE)
-                for row, detail in self.index.matches(rows.column("query")):
-                    yield Finding(rows.column("id")[row].as_py(), detail)
+                yield from self._find(batch.slice(start, _ROWS_AT_ONCE))
+
+    def _find(self, rows: pa.RecordBatch) -> Iterator[Finding]:
+        ids = rows.column("id").to_pylist()
+        found = {row: detail for row, detail in self.index.matches(rows.column("query"))}
+        if "targets" in rows.schema.names:  # an inverted task has the question in its target
+            targets = rows.column("targets")
+            parents = pc.list_parent_indices(targets).to_pylist()
+            for place, detail in self.index.matches(pc.list_flatten(targets)):
+                found.setdefault(parents[place], f"gold target: {detail}")
+        for row in sorted(found):
+            yield Finding(ids[row], found[row])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ answer and rationale exchanged. Both together are the 18 tasks and 150K queries 
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from orca.traces.files import open_rows
 from orca.traces.formats import RowOrigin, read_flan_cot
 from orca.traces.trace import BadRow
 
-VERSION = 1
+VERSION = 2
 """Of the rendering; another one renders cached files again."""
 
 PREFIX = {
@@ -120,7 +121,7 @@ class CotTables:
 
     def _render(self, path: Path, dataset: str) -> Iterator[Candidate]:
         task = f"{PREFIX[dataset]}_{dataset}"
-        (rows,) = open_rows(str(path))
+        (rows,) = open_rows(glob.escape(str(path)))
         for number in range(len(rows)):
             line = rows.row_number(number)
             try:
@@ -129,9 +130,8 @@ class CotTables:
             except BadRow as error:
                 yield bad_row(task, line, error.reason, error.detail)
                 continue
-            kind = "zs_opt" if OPTIONS.search(trace.query) else "zs_noopt"
-            plain = Candidate(task, trace.query, (trace.response,), line, "", kind)
-            yield checked(plain)
+            kind = _template_type(trace.query)
+            yield checked(Candidate(task, trace.query, (trace.response,), line, "", kind))
             if self.inverted:
                 yield checked(_inverted(dataset, line, row))
 
@@ -148,7 +148,11 @@ def _inverted(dataset: str, line: int, row: Mapping[str, str]) -> Candidate:
     texts["answer"] = texts["answer"].removesuffix(".")
     query, target = (text.format_map(texts) for text in INVERSIONS[kind][layout])
     task = f"{PREFIX[dataset]}_input_inversion_{dataset}"
-    return Candidate(task, query, (target,), line, f"{kind}/{layout}")
+    return Candidate(task, query, (target,), line, f"{kind}/{layout}", _template_type(query))
+
+
+def _template_type(query: str) -> str:
+    return "zs_opt" if OPTIONS.search(query) else "zs_noopt"
 
 
 def _dataset(path: Path) -> str:

@@ -106,6 +106,6 @@ class NearDuplicates:
                         yield Finding(one, f"like {min(kept.get_duplicates(sketch))}")
 
     def _grams(self, text: str) -> list[str]:
-        words = _WORD.findall(text.lower())
+        words = _WORD.findall(text.lower()) or [text.strip()]  # signs alone are compared whole
         starts = range(max(1, len(words) - self.ngram + 1))
         return [" ".join(words[start : start + self.ngram]) for start in starts]

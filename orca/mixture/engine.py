@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +47,8 @@ def unreadable(name: str, kind: str, error: duckdb.Error) -> UserError:
     """What to tell of a file that DuckDB could not read."""
     if isinstance(error, duckdb.OutOfMemoryException):
         return UserError(f"{name}: DuckDB needs more memory: raise memory_gib ({error})")
+    if re.search(r"\bwrit(e|ing)\b|No space|too large", str(error), re.IGNORECASE):
+        return UserError(f"{name}: what was read cannot be written ({error}). Is the disk full?")
     return UserError(f"{name}: cannot be read as {kind} ({error}). Is it whole?")
 
 
@@ -60,6 +64,12 @@ def blank(text: str) -> str:
         f"CASE WHEN coalesce({text}, '') = '' THEN true "
         f"WHEN contains({WHITE}, left({text}, 1)) THEN trim({text}, {WHITE}) = '' ELSE false END"
     )
+
+
+def parquet(path: str | Path, options: str = "") -> str:
+    """SQL that reads this one file: not a pattern, and no columns out of its directories' names."""
+    name = literal(glob.escape(str(path)))
+    return f"read_parquet({name}, hive_partitioning = false{options})"
 
 
 def literal(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from orca.errors import UserError
-from orca.mixture.engine import engine, literal, read, unreadable
+from orca.mixture.engine import blank, engine, literal, read, unreadable
 from orca.mixture.sampling import Sampler, choose, generator
 from orca.mixture.scan import Scan, select
 
@@ -60,7 +60,10 @@ def stage(
         for collection, found in scans.items():
             _read_collection(connection, collection, found, drawn[collection], places[collection])
         ordered = "SELECT * EXCLUDE position FROM staged ORDER BY position"
-        yield from read(connection, ordered, READ_AT_ONCE)
+        try:
+            yield from read(connection, ordered, READ_AT_ONCE)
+        except duckdb.Error as error:
+            raise unreadable("the drawn queries", "a table", error) from None
 
 
 def _read_collection(
@@ -83,7 +86,7 @@ def _read_collection(
         sql = f"""
             INSERT INTO staged
             SELECT position, {identity}, {literal(collection)}, task, template_type, template,
-              query, targets, {literal(file.name)}, "row"
+              query, list_filter(targets, lambda t: NOT {blank("t")}), {literal(file.name)}, "row"
             FROM ({select(file)}) JOIN wanted USING (place)"""
         try:
             (count,) = connection.execute(sql).fetchall()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -77,7 +78,11 @@ class Mixture:
             )
         if not self.sets or not self.chosen():
             raise UserError("mixture.sets and mixture.collections must name at least one each")
+        if not isinstance(self.system_messages, SystemMessages):
+            raise UserError(f"mixture.system_messages={self.system_messages!r} is none")
         for name, queries in self.sets.items():
+            if not re.fullmatch(r"\w[\w-]*", name):
+                raise UserError(f"mixture.sets.{name}: a set's name is letters, digits, _ and -")
             if queries is not None:
                 check_number(f"mixture.sets.{name}", queries)
         whole, *others = self.sets.items()

@@ -25,6 +25,8 @@ def complete_directory(out: Path, overwrite: bool) -> Iterator[Path]:
         UserError: ``out`` exists and is not to be replaced or holds what this program does not
             write, cannot be written, or another program builds it.
     """
+    out = out.absolute()
+    out = out.resolve() if out.exists() else out
     _check(out, overwrite)
     partial = out.with_name(f".{out.name}.partial")
     new = [path for path in (out.parent, *out.parent.parents) if not path.exists()]

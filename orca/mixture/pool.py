@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
 )
 """Columns of the pool; :class:`Candidate` says what they hold."""
 
+NOT_SUITED = "not_suited"
+"""Reason of a row that a template leaves out on purpose: counted, and never an error."""
 WRITTEN_AT_ONCE = 10_000
 
 
@@ -104,16 +106,33 @@ def matching_files(patterns: str | Iterable[str], root: str | None) -> list[tupl
         UserError: a pattern matches no file.
     """
     found: dict[str, Path] = {}
+    places: dict[str, str] = {}
     base = os.path.expanduser(root) if root else ""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        whole = os.path.join(base, os.path.expandvars(os.path.expanduser(pattern)))
+        pattern = os.path.expandvars(os.path.expanduser(pattern))
+        whole = os.path.join(glob.escape(base), pattern)
         names = [name for name in glob.glob(whole, recursive=True) if os.path.isfile(name)]
         if not names:
-            raise UserError(f"no file matches {whole!r}")
-        for name in names:
+            raise UserError(
+                f"no file matches {os.path.join(base, pattern)!r}{_around(base, pattern)}"
+            )
+        for name in sorted(names, key=lambda name: (name.count(os.sep), name)):
+            # A link to a directory above would give each file many names.
+            place = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+            if places.setdefault(place, name) != name:
+                continue
             known = os.path.relpath(name, base) if base and name.startswith(base) else name
             found[known.replace(os.sep, "/")] = Path(name)
     return sorted(found.items())
+
+
+def _around(base: str, pattern: str) -> str:
+    """What lies where the pattern looks, for a message."""
+    directory = Path(base, pattern)
+    while not directory.is_dir() and directory != directory.parent:
+        directory = directory.parent
+    names = sorted(f"{p.name}{'/' * p.is_dir()}" for p in islice(directory.iterdir(), 1000))
+    return f"; {directory} holds {', '.join(names[:6]) or 'nothing'}{', …' * (len(names) > 6)}"
 
 
 def rendered(

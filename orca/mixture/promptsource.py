@@ -7,6 +7,7 @@ as an empty text, and with ``choice`` drawn from a hash of the row: the same byt
 
 from __future__ import annotations
 
+import glob
 import random
 import re
 from collections import Counter
@@ -21,12 +22,12 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import SandboxedEnvironment, SecurityError
 
 from orca.errors import UserError
-from orca.mixture.pool import Candidate, PoolFile, matching_files, rendered
+from orca.mixture.pool import NOT_SUITED, Candidate, PoolFile, matching_files, rendered
 from orca.mixture.rendering import bad_row, checked
 from orca.traces.files import open_rows
 from orca.traces.trace import BadRow
 
-VERSION = 1
+VERSION = 2
 """Of the rendering; another one renders cached files again."""
 
 SEPARATOR = "|||"
@@ -116,7 +117,7 @@ class _Render:
     templates: Sequence[PromptTemplate]
 
     def __call__(self) -> Iterator[Candidate]:
-        for rows in open_rows(str(self.path)):
+        for rows in open_rows(glob.escape(str(self.path))):
             for number in range(len(rows)):
                 line = rows.row_number(number)
                 try:
@@ -124,7 +125,9 @@ class _Render:
                 except BadRow as error:
                     yield bad_row(self.task, line, error.reason, error.detail)
                     continue
-                if fields.get("label") != -1:
+                if fields.get("label") == -1:
+                    yield bad_row(self.task, line, NOT_SUITED, "the row has no label")
+                else:
                     yield from self._row(fields, line)
 
     def _row(self, fields: Mapping[str, Any], line: int) -> Iterator[Candidate]:
@@ -137,6 +140,9 @@ class _Render:
                 continue
             if query and target:
                 yield checked(Candidate(self.task, query, (target,), line, name, kind))
+            else:
+                detail = f"template {name!r} gives no text for it"
+                yield bad_row(self.task, line, NOT_SUITED, detail, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +204,10 @@ def read_templates(path: Path) -> list[PromptTemplate]:
         templates = [_compile(path, one) for one in english]
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({error})") from None
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: no file of promptsource templates ({error!r})") from None
+    except (MemoryError, RecursionError) as error:
+        raise UserError(f"{path}: templates are too large or too deep ({error!r})") from None
     if not templates:
         raise UserError(f"{path}: no template has languages [en]")
     names = Counter(one.name for one in templates)

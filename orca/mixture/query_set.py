@@ -71,13 +71,15 @@ def write_query_set(
 def _files(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.Table]]:
     """The tables of each file: row groups of ``ROWS_PER_GROUP``, whatever the batches' sizes."""
     tables: list[pa.Table] = []
+    empty = True
     for table in _groups(batches):
+        empty = False
         tables.append(table)
         if len(tables) == ROWS_PER_FILE // ROWS_PER_GROUP:
             yield tables
             tables = []
-    if tables:
-        yield tables
+    if tables or empty:
+        yield tables  # a set without queries is one file without rows
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca.errors import UserError
-from orca.mixture.engine import blank, column, literal, read, unreadable
-from orca.mixture.pool import PoolFile
+from orca.mixture.engine import blank, column, literal, parquet, read, unreadable
+from orca.mixture.pool import NOT_SUITED, PoolFile
 
 TEMPLATE_TYPES = ("zs", "zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
 NOT_SAMPLED = np.int16(-1)
@@ -98,12 +98,14 @@ def _finish(found: Scan, places: dict[str, int], parts: list[np.ndarray]) -> Non
     found.codes = np.empty(found.first[-1], dtype=np.int16)
     for part, start in zip(parts, found.first, strict=False):
         found.codes[start : start + len(part)] = rank[part]
-    drawable = found.codes[found.codes >= 0]
-    found.counts = np.bincount(drawable, minlength=len(places)).astype(np.int64)
+    found.counts = np.zeros(len(places), dtype=np.int64)
+    for start in range(0, len(found.codes), ROWS_AT_ONCE):  # bincount makes 64 bits of each
+        codes = found.codes[start : start + ROWS_AT_ONCE]
+        found.counts += np.bincount(codes[codes >= 0], minlength=len(places))
 
 
 def _num_rows(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> int:
-    sql = f"SELECT count(*) FROM read_parquet({literal(file.path)})"
+    sql = f"SELECT count(*) FROM {parquet(file.path)}"
     try:
         (count,) = connection.execute(sql).fetchall()[0]
     except duckdb.Error as error:
@@ -111,11 +113,11 @@ def _num_rows(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> int:
     return int(count)
 
 
-def select(file: PoolFile, *extra: str) -> str:
+def select(file: PoolFile) -> str:
     """SQL of the pool's columns of a file, and ``place``: the 0-based row in the Parquet."""
     columns = [f"{sql} AS {column(name)}" for name, sql in file.columns.items()]
-    source = f"read_parquet({literal(file.path)}, file_row_number = true)"
-    return f"SELECT {', '.join((*columns, 'file_row_number AS place', *extra))} FROM {source}"
+    source = parquet(file.path, ", file_row_number = true")
+    return f"SELECT {', '.join((*columns, 'file_row_number AS place'))} FROM {source}"
 
 
 def _verdicts(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
@@ -170,7 +172,7 @@ def _sort_out(
 def _bad_row(found: Scan, file: PoolFile, row: int, verdict: str, on_bad_row: str) -> None:
     reason, _, sentence = verdict.partition(": ")
     where = f"{file.name}, row {row}: {sentence}"
-    if on_bad_row == "fail":
+    if on_bad_row == "fail" and reason != NOT_SUITED:
         raise UserError(f"{where}. mixture.on_bad_row=skip counts such rows and goes on")
     found.bad[reason] += 1
     if len(found.bad_examples) < LISTED:

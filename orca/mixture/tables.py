@@ -5,8 +5,12 @@ Parquet is read where it lies. JSON lines are converted once, by DuckDB, into Pa
 
 from __future__ import annotations
 
+import glob
+import gzip
 import hashlib
+import shutil
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,13 +18,15 @@ import duckdb
 import zstandard
 
 from orca.errors import UserError
-from orca.mixture.engine import WHITE, column, engine, literal, unreadable
+from orca.mixture.engine import WHITE, column, engine, literal, parquet, unreadable
 from orca.mixture.pool import RENDERED, PoolFile, matching_files
 from orca.paths import cache_dir, made_once
 from orca.traces.files import unpack_zst
 
 LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 TELL_FROM = 100_000_000  # bytes: what is smaller is converted in a moment
+VERSION = 1
+"""Of the conversion of JSON lines; another one converts cached files again."""
 UNTYPED = "zs"
 """Template type of rows that do not say whether they show answer options (P3)."""
 
@@ -101,7 +107,7 @@ class QueryTable:
 
     def _converted(self, name: str, path: Path) -> Path:
         state = path.stat()
-        settings = (str(path.resolve()), state.st_size, state.st_mtime_ns, vars(self), 1)
+        settings = (str(path.absolute()), state.st_size, state.st_mtime_ns, vars(self), VERSION)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
         def convert(target: Path) -> None:
@@ -126,10 +132,10 @@ class QueryTable:
         """A field that no row has is a wrong name, and no matter of bad rows."""
         known = {"query": "query", "targets": "targets[1]", "task": "task"}
         sql = ", ".join(f"count({known[key]}) AS {key}" for key in self.columns if key in known)
-        counted = f"SELECT {sql} FROM read_parquet({literal(str(pool))})"
+        counted = f"SELECT {sql} FROM {parquet(pool)}"
         found = connection.sql(counted).to_arrow_table().to_pylist()[0]
         missing = [field for key, field in self.columns.items() if found.get(key) == 0]
-        objects = f"read_ndjson_objects({literal(str(path))}, ignore_errors = true)"
+        objects = f"read_ndjson_objects({literal(glob.escape(str(path)))}, ignore_errors = true)"
         keys = connection.sql(
             f"SELECT json_keys(json) FROM {objects} WHERE json_type(json) = 'OBJECT' LIMIT 1"
         ).fetchall()
@@ -160,12 +166,18 @@ class QueryTable:
             fitting = "'VARCHAR', 'NULL', 'ARRAY'" if key == "targets" else "'VARCHAR', 'NULL'"
             wrong = f"'wrong_type: field {name} is ' || json_type({value}) || ', not text'"
             texts["problem"] += f" WHEN json_type({value}) NOT IN ({fitting}) THEN {wrong}"
+            if key == "targets":
+                listed = f"from_json({value}, '[\"JSON\"]')"
+                others = f"list_filter({listed}, lambda t: json_type(t) <> 'VARCHAR')"
+                wrong = f"'wrong_type: an element of the list {name} is not text'"
+                mixed = f"json_type({value}) = 'ARRAY' AND len({others}) > 0"
+                texts["problem"] += f" WHEN {mixed} THEN {wrong}"
         texts["problem"] += " END"
         selected = self._select(texts, path, "row_number() OVER ()").items()
         return (
             f"SELECT {', '.join(f'{sql} AS {column(key)}' for key, sql in selected)} "
-            f"FROM read_json({literal(str(path))}, format = 'newline_delimited', "
-            f"ignore_errors = true, columns = {{{declared}}})"
+            f"FROM read_json({literal(glob.escape(str(path)))}, format = 'newline_delimited', "
+            f"hive_partitioning = false, ignore_errors = true, columns = {{{declared}}})"
         )
 
 
@@ -173,9 +185,7 @@ def _columns(name: str, path: Path) -> dict[str, str]:
     """Type of every column of a Parquet file."""
     with engine(path.parent) as connection:
         try:
-            described = connection.execute(
-                f"DESCRIBE SELECT * FROM read_parquet({literal(str(path))})"
-            ).fetchall()
+            described = connection.execute(f"DESCRIBE FROM {parquet(path)}").fetchall()
         except duckdb.Error as error:
             raise unreadable(name, "Parquet", error) from None
     return {row[0]: row[1] for row in described}
@@ -203,10 +213,23 @@ class _Nowhere:
 
 
 def _check_whole(name: str, path: Path) -> None:
-    # DuckDB reads a Zstandard file that is cut off as if it ended there.
-    if path.suffix == ".zst":
-        try:
-            with path.open("rb") as file:
-                unpack_zst(file, _Nowhere())
-        except (EOFError, zstandard.ZstdError) as error:
-            raise UserError(f"{name}: cannot be unpacked ({error}). Is it whole?") from None
+    """Read a compressed file to its end: DuckDB does not tell of one that is cut off (Zstandard)
+    or whose checksum is wrong (gzip). And look how it begins."""
+    try:
+        if path.suffix == ".zst":
+            with path.open("rb") as packed:
+                unpack_zst(packed, _Nowhere())
+            start = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read(64)
+        elif path.suffix == ".gz":
+            with gzip.open(path) as unpacked:
+                start = unpacked.read(64)
+                shutil.copyfileobj(unpacked, _Nowhere(), 1 << 20)
+        else:
+            with path.open("rb") as plain:
+                start = plain.read(64)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise UserError(f"{name}: cannot be unpacked ({error}). Is it whole?") from None
+    if start.startswith(b"\xef\xbb\xbf"):
+        raise UserError(f"{name} begins with a byte order mark: save it as UTF-8 without one")
+    if start.lstrip()[:1] == b"[":
+        raise UserError(f"{name} holds a JSON array: write one object a line (JSON lines)")

@@ -50,23 +50,23 @@ PLANTED = [
     "short",
     "Short?",
     "",
-    "...",
+    "...",  # without words: compared by its signs
 ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_planted_near_duplicates_are_found_and_nothing_else(size: int) -> None:
     found = {one.id: one.detail for one in NearDuplicates().find(batches_of(PLANTED, size))}
-    assert found == {"q1": "like q0", "q2": "like q0", "q6": "like q5", "q8": "like q7"}
+    assert found == {"q1": "like q0", "q2": "like q0", "q6": "like q5"}
 
 
 def test_near_duplicates_stay_unless_removal_is_asked_for() -> None:
     text = batches_of(PLANTED)
     after = ExactDuplicates(name="after")
     kept = run_checks([NearDuplicates(), after], lambda: batches_of([*PLANTED, PLANTED[1]]))
-    assert len(kept["near_duplicates"]) == 5 and kept["after"] == {"q9": "same text as q1"}
+    assert len(kept["near_duplicates"]) == 4 and kept["after"] == {"q9": "same text as q1"}
     gone = run_checks([NearDuplicates(remove=True), after], lambda: text)
-    assert len(gone["near_duplicates"]) == 4 and not gone["after"]
+    assert len(gone["near_duplicates"]) == 3 and not gone["after"]
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

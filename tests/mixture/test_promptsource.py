@@ -64,7 +64,10 @@ def test_every_template_of_the_real_collection_can_be_used(shared_data: Path) ->
 
 def test_the_13_sets_are_rendered_without_a_problem(real: Promptsource, shared_data: Path) -> None:
     found = candidates(real, shared_data)
-    assert not any(row["problem"] for row in found)
+    problems = [row["problem"] for row in found if row["problem"]]
+    assert all(problem.startswith("not_suited: template ") for problem in problems)
+    assert len(problems) == 240, "COPA's templates that ask for a cause or an effect alone"
+    found = [row for row in found if not row["problem"]]
     assert len(real.datasets) == 13
     for task in real.datasets:
         assert {row["row"] for row in found if row["task"] == task} == set(range(1, 121))
@@ -166,11 +169,15 @@ def test_data_is_never_read_as_a_template(tmp_path: Path, text: str) -> None:
     assert target == f"={text.strip()}"
 
 
-def test_an_empty_side_and_a_hidden_label_are_no_candidate_and_no_problem(tmp_path: Path) -> None:
+def test_an_empty_side_and_a_hidden_label_are_counted_and_no_candidate(tmp_path: Path) -> None:
     rows = [{"x": "a", "label": 1}, {"x": "b", "label": -1}, {"x": "", "label": 0}]
     jinja = "{% if x %}{{ x }} ||| {{ answer_choices[label] }}{% endif %}"
-    (row,) = render(tmp_path, rows, jinja, "no ||| yes")
+    row, *left_out = render(tmp_path, rows, jinja, "no ||| yes")
     assert (row["row"], row["targets"], row["template"]) == (1, ["yes"], "ask")
+    assert [one["problem"] for one in left_out] == [
+        "not_suited: the row has no label",
+        "not_suited: template 'ask' gives no text for it",
+    ]
 
 
 def test_most_frequent_gives_all_that_tie(tmp_path: Path) -> None:
