@@ -14,7 +14,16 @@ from typing import Any
 import duckdb
 
 from orca.errors import UserError
-from orca.mixture.card_counts import MACROS, NUMBERS, PAPER, create, in_order, rows, set_counts
+from orca.mixture.card_counts import (
+    MACROS,
+    NUMBERS,
+    PAPER,
+    PRICES,
+    create,
+    in_order,
+    rows,
+    set_counts,
+)
 from orca.mixture.card_page import card_html
 from orca.mixture.card_text import card_markdown
 from orca.mixture.engine import engine
@@ -32,8 +41,11 @@ def query_card(directories: Mapping[str, Path], facts: Mapping[str, Any]) -> dic
         directories: where the Parquet files of every set lie, by the set's name. The first set is
             the whole, the others are samples of it. What hygiene found is read from
             ``findings.parquet`` beside the first directory, where there is one.
-        facts: what the files do not tell. ``name`` and ``seed`` are needed; ``pool``, ``bad_rows``,
-            ``excluded``, ``hygiene``, ``configuration``, ``versions``, ``seconds`` may be absent.
+        facts: what the files do not tell. ``name`` and ``seed`` are needed; ``pool``, ``asked``,
+            ``bad_rows``, ``excluded``, ``hygiene``, ``configuration``, ``versions``, ``seconds``
+            may be absent. ``asked`` has the numbers of queries that were asked for, None where
+            none was: ``{"collections": {"t0": 2000000, "cot": None}, "sets": {"flan1m": 1000}}``;
+            what was drawn for a collection is the ``sampled`` of its tasks in ``pool``.
 
     Raises:
         UserError: a directory has no Parquet file, or a file is not one of a query set.
@@ -53,7 +65,9 @@ def query_card(directories: Mapping[str, Path], facts: Mapping[str, Any]) -> dic
             "name": facts["name"],
             "seed": facts["seed"],
             "sets": sets,
+            "asked": _asked(facts.get("asked", {}), facts.get("pool", {}), sets),
             "paper": PAPER,
+            "prices": PRICES,
             "system_messages": _message_texts(db, files[whole]),
             "tasks": _tasks(db, files, facts.get("pool", {}), found),
             "hygiene": _hygiene(db, facts.get("hygiene", {}), found),
@@ -103,6 +117,24 @@ def _set(
         sql = f"SELECT count(*) AS n FROM {table} ANTI JOIN set_0 USING (id)"
         counts["outside"] = rows(db, sql)[0]["n"]
     return counts
+
+
+def _asked(
+    asked: Mapping[str, Mapping[str, int | None]],
+    pool: Mapping[str, Mapping[str, Mapping[str, int]]],
+    sets: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, dict[str, int]]]:
+    """How many queries were asked for, where a number was, beside those that there are."""
+    collections = {}
+    for name, number in asked.get("collections", {}).items():
+        if number is not None:
+            drawn = sum(task["sampled"] for task in pool.get(name, {}).values())
+            collections[name] = {"asked": number, "drawn": drawn}
+    numbers = {name: n for name, n in asked.get("sets", {}).items() if n is not None}
+    return {
+        "collections": collections,
+        "sets": {n: {"asked": numbers[n], "queries": sets[n]["queries"]} for n in numbers},
+    }
 
 
 def _tasks(
@@ -187,10 +219,11 @@ def _hygiene(
     db: duckdb.DuckDBPyConnection, checks: Mapping[str, Mapping[str, Any]], found: bool
 ) -> dict[str, Any]:
     """What the checks counted; their examples with the query, where it was kept."""
-    result: dict[str, Any] = {"queries_removed": None, "checks": {}}
+    result: dict[str, Any] = {"queries_found": None, "queries_removed": None, "checks": {}}
     if found:
-        sql = "SELECT count(DISTINCT id) AS n FROM findings WHERE removed"
-        result["queries_removed"] = rows(db, sql)[0]["n"]
+        sql = """SELECT count(DISTINCT id) AS queries_found,
+            count(DISTINCT id) FILTER (removed) AS queries_removed FROM findings"""
+        result |= rows(db, sql)[0]
     for check, counts in checks.items():
         examples = [dict(example) for example in counts.get("examples", [])]
         ids = [example["id"] for example in examples]

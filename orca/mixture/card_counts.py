@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ PAPER: dict[str, dict[str, Any]] = {
     "t0": {"name": "T0", "tasks": 193, "original": "85.7M", "sampled": 2_000_000},
 }
 """Table 3 of arXiv 2306.02707 by sub-collection; its order is the card's."""
+
+PRICES: dict[str, dict[str, float]] = {
+    "ChatGPT": {"prompt": 0.002, "completion": 0.002},
+    "GPT-4": {"prompt": 0.03, "completion": 0.06},
+}
+"""Dollars per 1,000 tokens: Table 4 of the paper, as it was in 2023."""
+
+CHARACTERS_A_TOKEN = 4  # for an estimate without a tokenizer, of English
+LONG_REQUESTS = (2_048, 4_096)  # estimated tokens; a request is a system message and its query
 
 MEASURES = ("query_characters", "query_words", "target_characters", "target_words")
 """What is measured of every query; the target is the first gold answer."""
@@ -90,16 +99,38 @@ def set_counts(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, Any]:
     total = rows(db, sql)[0]
     for counts in collections.values():
         counts["share"] = counts["queries"] / total["queries"]
-    for name in ("tasks", "request_characters"):
-        total[name] = sum(counts[name] for counts in collections.values())
+    total["tasks"] = sum(counts["tasks"] for counts in collections.values())
+    total |= _requests(list(collections.values()))
+    for counts in collections.values():
+        counts |= _requests([counts])
     return {**total, "collections": collections}
 
 
+def _requests(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is sent, of all parts together; ``requests_over`` is by estimated tokens."""
+    characters = sum(part["request_characters"] for part in parts)
+    over = {
+        str(tokens): sum(part["requests_over"][str(tokens)] for part in parts)
+        for tokens in LONG_REQUESTS
+    }
+    return {
+        "request_characters": characters,
+        "estimated_tokens": characters // CHARACTERS_A_TOKEN,
+        "longest_request": max((part["longest_request"] for part in parts), default=0),
+        "requests_over": over,
+    }
+
+
 def _collections(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, dict[str, Any]]:
+    over = ", ".join(
+        f"'{n}': count(*) FILTER (request_characters > {CHARACTERS_A_TOKEN * n})"
+        for n in LONG_REQUESTS
+    )
     counted = rows(
         db,
         f"""SELECT collection, count(*) AS queries, count(DISTINCT task) AS tasks,
             sum(request_characters)::BIGINT AS request_characters,
+            max(request_characters) AS longest_request, {{{over}}} AS requests_over,
             count(*) FILTER (multiple_choice) AS multiple_choice
             FROM {table} GROUP BY collection""",
     )

@@ -14,9 +14,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from orca.mixture import card_text
+from orca.mixture import card_figures
 
-WIDTH, ROW, LEFT, RIGHT = 520, 50, 84, 128  # of a length panel, in SVG units
+WIDTH, ROW, LEFT, RIGHT = 520, 50, 84, 172  # of a length panel, in SVG units
 PEAK = 38  # height of a curve
 
 
@@ -30,28 +30,34 @@ def card_html(card: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": card_text.number,
-        "percent": card_text.percent,
+        "number": card_figures.number,
+        "percent": card_figures.percent,
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
-    names = card_text.collections(card)
+    names = card_figures.collections(card)
     # The paper's collections come first and so keep their colours, whatever else there is.
     shown = dict.fromkeys([*card["paper"], *names])
     made = {name: card[name] for name in ("configuration", "versions", "seconds") if card[name]}
     return environment.get_template("card.html.j2").render(
         card=card,
-        whole=card_text.whole_set(card),
+        whole=card_figures.whole_set(card),
         first=next(iter(card["sets"])),
-        names={name: card_text.collection_name(card, name) for name in shown},
+        names={name: card_figures.collection_name(card, name) for name in shown},
         present=names,
         colours={name: place % 6 for place, name in enumerate(shown)},
         tiles=_tiles(card),
         table3=_table3(card),
+        warnings=card_figures.warnings(card),
+        requests=card_figures.request_rows(card),
+        request_note=card_figures.request_note(),
+        price_sentences=card_figures.price_sentences(card),
+        type_note=card_figures.TYPE_NOTE,
+        tasks_in_first=card_figures.tasks_text(card, next(iter(card["sets"]))),
         messages=_message_bars(card),
         panels=_length_panels(card),
-        target_groups=card_text.target_groups,
-        extremes=card_text.task_extremes(card),
-        few=card_text.FEW,
+        target_groups=card_figures.target_groups,
+        extremes=card_figures.task_extremes(card),
+        few=card_figures.FEW,
         made=made,
     )
 
@@ -60,55 +66,65 @@ def _tiles(card: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures to see first: value, what it counts, a remark."""
     tiles = []
     for name, one in card["sets"].items():
-        note = f"{_short(one['request_characters'])} characters to send"
+        note = f"about {card_figures.short(one['estimated_tokens'])} tokens to send"
         if one.get("outside") is not None:
             within = "all of them in" if one["outside"] == 0 else f"{one['outside']:,} not in"
             note += f"; {within} {next(iter(card['sets']))}"
         tiles.append({"value": f"{one['queries']:,}", "label": f"queries, {name}", "note": note})
-    whole = card_text.whole_set(card)
+    whole = card_figures.whole_set(card)
     choices = sum(counts["multiple_choice"] for counts in whole["collections"].values())
-    removed = card["hygiene"]["queries_removed"]
     bad = sum(sum(one.get("reasons", {}).values()) for one in card["bad_rows"].values())
     paper_tasks = sum(row["tasks"] for row in card["paper"].values())
     queries = max(whole["queries"], 1)
+    tasks = card_figures.tasks_text(card, next(iter(card["sets"])))
     few = [
-        (whole["tasks"], "tasks", f"the paper has {paper_tasks:,}"),
-        (choices, "multiple-choice questions", f"{card_text.percent(choices / queries)} of all"),
+        (tasks, "tasks with queries", f"the paper has {paper_tasks:,}"),
+        (choices, "multiple-choice questions", f"{card_figures.percent(choices / queries)} of all"),
         (
             whole["repeats"],
             "repeated pairs",
             "queries whose text and system message an earlier one has",
         ),
-        (removed, "removed by hygiene", f"{len(card['hygiene']['checks'])} checks"),
+        _hygiene_tile(card["hygiene"]),
         (bad, "rows that are no query", "of the sources that were read"),
     ]
     tiles += [
-        {"value": card_text.number(n), "label": label, "note": note} for n, label, note in few
+        {
+            "value": n if isinstance(n, str) else card_figures.number(n),
+            "label": label,
+            "note": note,
+        }
+        for n, label, note in few
     ]
     return tiles
 
 
-def _short(value: int) -> str:
-    for unit, name in ((10**9, "billion"), (10**6, "million")):
-        if value >= unit:
-            return f"{value / unit:.2f} {name}"
-    return f"{value:,}"
+def _hygiene_tile(hygiene: Mapping[str, Any]) -> tuple[str, str, str]:
+    checks = hygiene["checks"]
+    if not checks:
+        return card_figures.UNKNOWN, "hygiene", "no checks"
+    found = card_figures.number(sum(check["found"] for check in checks.values()))
+    removed = card_figures.number(hygiene["queries_removed"])
+    note = f"by {len(checks)} checks, in {card_figures.number(hygiene['queries_found'])} queries"
+    return f"{found} found, {removed} removed", "hygiene", note
 
 
 def _table3(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for every collection of the paper and of the sets."""
     rows = []
-    for name in dict.fromkeys([*card["paper"], *card_text.collections(card)]):
+    for name in dict.fromkeys([*card["paper"], *card_figures.collections(card)]):
         counted = {key: one["collections"].get(name, {}) for key, one in card["sets"].items()}
         rows.append(
             {
                 "collection": name,
                 "paper": card["paper"].get(name, {}),
-                "candidates": card_text.candidates(card, name),
-                "tasks": next(iter(counted.values())).get("tasks"),
+                "candidates": card_figures.candidates(card, name),
+                "asked": card["asked"]["collections"].get(name, {}).get("asked"),
+                "drawn": card_figures.drawn(card, name),
+                "tasks": card_figures.tasks_text(card, next(iter(counted)), name),
                 "queries": {key: counts.get("queries") for key, counts in counted.items()},
                 "shares": {key: counts.get("share") for key, counts in counted.items()},
-                "paper_share": card_text.paper_share(card, name),
+                "paper_share": card_figures.paper_share(card, name),
             }
         )
     return rows
@@ -117,7 +133,7 @@ def _table3(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _message_bars(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For every collection one bar per set: (number of the message, queries, share)."""
     bars = []
-    for collection in card_text.whole_set(card)["collections"]:
+    for collection in card_figures.whole_set(card)["collections"]:
         for name, one in card["sets"].items():
             counts = one["collections"].get(collection)
             if counts is None:
@@ -135,9 +151,9 @@ def _message_bars(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _length_panels(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One panel per measure, one curve per collection over a logarithmic axis."""
-    counted = card_text.whole_set(card)["collections"]
+    counted = card_figures.whole_set(card)["collections"]
     panels = []
-    for measure, title in card_text.MEASURE_NAMES.items():
+    for measure, title in card_figures.MEASURE_NAMES.items():
         lengths = {c: n["lengths"][measure] for c, n in counted.items() if measure in n["lengths"]}
         if not lengths:
             continue

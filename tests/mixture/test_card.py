@@ -101,6 +101,10 @@ def some_facts(rows: list[Row]) -> dict[str, Any]:
         "name": "Test queries <b>5M</b>",
         "seed": 42,
         "pool": pool,
+        "asked": {
+            "collections": {"t0": 2_000_000, "niv2": 3, "cot": None},
+            "sets": {"flan5m": None, "flan1m": 1_000_000},
+        },
         "bad_rows": {
             "t0": {"reasons": {"empty_query": 3}, "examples": [f"t0.jsonl row 4: {NASTY}"]}
         },
@@ -180,6 +184,7 @@ def test_the_figures_of_a_set_are_those_of_a_count_by_hand(
         assert counted["multiple_choice"] == len(choices) > 0
         characters = sum(len(row["system_message"]) + len(row["query"]) for row in mine)
         assert counted["request_characters"] == characters
+        assert counted["estimated_tokens"] == characters // 4
         messages = Counter(str(row["system_message_id"]) for row in mine)
         assert counted["system_messages"] == messages
         assert counted["targets"] == Counter(str(len(row["targets"])) for row in mine)
@@ -188,6 +193,149 @@ def test_the_figures_of_a_set_are_those_of_a_count_by_hand(
             whole = sum(row["template_type"] == kind for row in mine)
             by_type = counted["template_types"].get(kind, {"found": 0, "not_found": 0})
             assert by_type == {"found": found, "not_found": whole - found}
+
+
+def markdown_tables(text: str) -> dict[str, list[list[str]]]:
+    """The first table below every heading, without its head."""
+    tables: dict[str, list[list[str]]] = {}
+    for part in text.split("\n## ")[1:]:
+        lines = [line for line in part.splitlines() if line.startswith("| ")][2:]
+        cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+        tables[part.splitlines()[0]] = cells
+    return tables
+
+
+def request_of(row: Row) -> int:
+    return len(row["system_message"]) + len(row["query"])
+
+
+def test_long_requests_are_counted_at_4_characters_a_token(tmp_path: Path) -> None:
+    """8,192 characters are 2,048 tokens, not more; the system message counts too."""
+    rows: list[Row] = []
+    for characters in (8_191, 8_192, 8_193, 16_384, 16_385, 40_000, 10):
+        for collection in ("cot", "t0"):
+            row = a_query(len(rows), collection, "task", "", ["yes"])
+            row["query"] = "数" * (characters - len(row["system_message"])) or "?"
+            rows.append(row)
+    paths = {
+        "flan5m": write_set(tmp_path / "flan5m", rows),
+        "flan1m": write_set(tmp_path / "flan1m", rows[:7]),
+    }
+    card = query_card(paths, {"name": "x", "seed": 1})
+    for name, mine in (("flan5m", rows), ("flan1m", rows[:7])):
+        one = card["sets"][name]
+        parts = [(one, mine)]
+        for collection, counted in one["collections"].items():
+            parts.append((counted, [row for row in mine if row["collection"] == collection]))
+        for counted, some in parts:
+            sizes = [request_of(row) for row in some]
+            over = {str(tokens): sum(n / 4 > tokens for n in sizes) for tokens in (2048, 4096)}
+            assert counted["requests_over"] == over and over["2048"] > 0
+            assert counted["longest_request"] == max(sizes)
+            assert counted["estimated_tokens"] == sum(sizes) // 4
+    assert card["sets"]["flan5m"]["requests_over"] == {"2048": 8, "4096": 4}
+    sent = markdown_tables(card_markdown(card))["What is sent"]
+    assert [row[0] for row in sent] == ["CoT", "T0", "all of flan5m", "all of flan1m"]
+    total = sum(request_of(row) for row in rows) // 4
+    figures = ["14", f"{total:,}", f"{8 / 14:.1%}", f"{4 / 14:.1%}", "10,000", "40,000"]
+    assert sent[2][1:] == figures
+    page = Page(card_html(card)).text
+    assert all(figure in page for figure in figures)
+
+
+def test_the_prompts_cost_what_the_papers_prices_make_of_them(
+    card: dict[str, Any], rows: list[Row]
+) -> None:
+    page, text = Page(card_html(card)).text, card_markdown(card).replace("\\$", "$")
+    for name, step in (("flan5m", 1), ("flan1m", 5)):
+        tokens = sum(request_of(row) for row in rows[::step]) // 4
+        cost = f"{name} cost about ${tokens * 0.002 / 1000:.2f} with ChatGPT"
+        cost += f" and ${tokens * 0.03 / 1000:.2f} with GPT-4"
+        assert tokens * 0.002 / 1000 > 0.01
+        assert cost in page and cost in text
+    for shown in (page, text):
+        assert "Responses come on top" in shown and "estimate at 4 characters a token" in shown
+
+
+def test_fewer_queries_than_asked_for_are_said_at_the_top(
+    card: dict[str, Any], rows: list[Row]
+) -> None:
+    drawn = Counter[str]()
+    for (collection, _), n in Counter((row["collection"], row["task"]) for row in rows).items():
+        drawn[collection] += n + 2
+    assert card["asked"] == {
+        "collections": {
+            "t0": {"asked": 2_000_000, "drawn": drawn["t0"]},
+            "niv2": {"asked": 3, "drawn": drawn["niv2"]},
+        },
+        "sets": {"flan1m": {"asked": 1_000_000, "queries": len(rows[::5])}},
+    }
+    missed = [
+        f"T0: {drawn['t0']} queries drawn, 2,000,000 asked for: the pool is smaller",
+        f"flan1m: {len(rows[::5])} queries, 1,000,000 asked for",
+    ]
+    page, text = Page(card_html(card)).text, card_markdown(card)
+    for shown in (page, text):
+        top = shown[: shown.index("Beside Table 3")]
+        assert all(line in top for line in missed)
+        assert not re.search(r"(CoT|NiV2|FLAN 2021|flan5m): .*asked for", shown)
+    table = {row[0]: row for row in markdown_tables(text)["Beside Table 3 of the paper"]}
+    assert table["T0"][5:7] == ["2,000,000", f"{drawn['t0']}"]
+    assert table["CoT"][5:7] == ["–", f"{drawn['cot']}"]
+    assert table["asked for"][7:9] == ["–", "1,000,000"]
+
+
+def test_a_pool_that_is_large_enough_is_not_called_smaller(
+    card: dict[str, Any], rows: list[Row], tmp_path: Path
+) -> None:
+    facts = some_facts(rows)
+    whole = sum(task["candidates"] for task in facts["pool"]["t0"].values())
+    facts["asked"] = {"collections": {"t0": whole}, "sets": {}}
+    text = card_markdown(query_card(write_all(tmp_path, rows), facts))
+    assert f"{whole:,} asked for: the sampler takes no more" in text and "smaller" not in text
+
+
+def test_tasks_are_counted_alike_everywhere(card: dict[str, Any], rows: list[Row]) -> None:
+    with_queries = {(row["collection"], row["task"]) for row in rows}
+    some = sum(collection == "niv2" for collection, _ in with_queries)
+    tables = markdown_tables(card_markdown(card))
+    of_pool = f"{some} of {some + 1}"  # a task of NiV2 gave no query
+    whole = f"{len(with_queries)} of {len(with_queries) + 1}"
+    for heading in ("Beside Table 3 of the paper", "Tasks by queries"):
+        shown = {row[0]: row[1] for row in tables[heading]}
+        assert shown["NiV2"] == of_pool and " of " not in shown["T0"]
+        assert shown.get("total", whole) == whole
+    assert f"| tasks with queries | {whole} |" in card_markdown(card)
+    page = Page(card_html(card)).text
+    assert page.count(of_pool) == 2 and page.count(whole) == 2
+
+
+def test_the_page_says_what_hygiene_found_beside_what_it_removed(card: dict[str, Any]) -> None:
+    assert (card["hygiene"]["queries_found"], card["hygiene"]["queries_removed"]) == (2, 2)
+    page = Page(card_html(card)).text
+    assert "2 found, 2 removed" in page and "by 2 checks, in 2 queries" in page
+
+
+def test_the_task_table_has_the_sets_beside_the_task(card: dict[str, Any]) -> None:
+    html = card_html(card)
+    head = re.findall(r"<th[^>]*data-sort>([^<]*)", html)
+    assert head[:4] == ["collection", "task", "flan5m", "flan1m"]
+    (row,) = re.findall(r"<tr data-collection.*?>never_drawn<.*?</tr>", html)
+    cells = re.findall(r"<td>([^<]*)</td>", row)
+    assert cells == ["0", "0", "5", "–", "0", "0"] and len(head) == len(cells) + 2
+
+
+@pytest.mark.parametrize(
+    "name", [NASTY, "</title></h1><b>", "a\n\n# b | c", "{% raw %}", "$x$ `a`"]
+)
+def test_a_mixture_may_have_any_name(card: dict[str, Any], name: str) -> None:
+    named = {**card, "name": name}
+    page, plain = check_page(card_html(named), card), Page(card_html(card))
+    assert page.tags == plain.tags
+    assert page.text.count(name) == plain.text.count(name) + 2
+    title = card_markdown(named).splitlines()[0]
+    assert title.startswith("# Query card: ") and not re.search(r"(?<!\\)[<|`$]", title)
+    assert card_markdown(named).splitlines()[1:] == card_markdown(card).splitlines()[1:]
 
 
 def test_the_lengths_are_exact_and_every_length_is_in_one_bin(
@@ -308,6 +456,11 @@ def test_the_page_loads_nothing_and_shows_the_texts_of_others_as_text(
         re.findall(r"CoT|NiV2|FLAN 2021|T0", page.text)
     )
     assert page.tags["path"] == 4 * 4  # collections × measures
+    for counted in card["sets"]["flan5m"]["collections"].values():
+        longest = {f"{length['p100']:,}" for length in counted["lengths"].values()}
+        assert longest <= set(page.text.split())
+    for text in (page.text, card_markdown(card)):
+        assert "promptsource’s flag" in text and "for NiV2 it is always zs_opt" in text
 
 
 def test_the_markdown_has_well_formed_tables_and_no_markup_from_texts(card: dict[str, Any]) -> None:
@@ -320,7 +473,7 @@ def test_the_markdown_has_well_formed_tables_and_no_markup_from_texts(card: dict
             assert width == widths[-1], line
         widths.append(width)
     assert sum(width > 0 for width in widths) > 40
-    assert len(widths) < 140  # about two screens
+    assert len(widths) < 160  # about two screens
 
 
 @pytest.mark.parametrize("collections", [("t0",), ("own",), ("cot", "own")])
@@ -337,6 +490,7 @@ def test_a_card_of_one_set_without_facts_has_no_empty_parts(
     assert all(task["removed"] is None for task in card["tasks"])
     for text in (check_page(card_html(card), card).text, card_markdown(card)):
         assert not re.search(r"\b(None|nan|inf|Undefined)\b", text)
+        assert "asked for" not in text and "Fewer queries" not in text
         for absent in ("Hygiene", "Rows that are no query", "left out", "Made with"):
             assert absent not in text
         assert all(collection in text or collection in card["paper"] for collection in collections)
