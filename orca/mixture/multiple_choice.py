@@ -199,11 +199,19 @@ def _second_item(query: str, mark: re.Match[str]) -> int:
     """Where the item after ``mark``'s begins; 0 where there is none."""
     second = mark["sign"] or mark["open"] + _NEXT_NAME[mark["name"]] + mark["close"]
     # "(1)this(2)that" needs no space; a bare mark does.
-    marks = [second] if second[0] in "([" and not mark["sign"] else [" " + second, "\n" + second]
-    end = mark.end() + LONGEST_ITEM
-    found = [at for each in marks if (at := query.find(each, mark.end(), end)) > 0]
-    first = min(found, default=0)
-    return first if query[mark.end() : first].strip() else 0
+    bracket = second[0] in "([" and not mark["sign"]
+    found = _first(query, mark.end(), [second] if bracket else [" " + second, "\n" + second])
+    if query[mark.end() : found].strip():
+        return found
+    if mark["name"] and mark[0][0] in "-+*":  # "- a. - the.": the letter is the item
+        return _first(query, mark.end(), [" " + mark[0][0], "\n" + mark[0][0]])
+    return 0
+
+
+def _first(query: str, start: int, parts: list[str]) -> int:
+    """Where the first of ``parts`` stands after ``start``; 0 if none does."""
+    found = (query.find(part, start, start + LONGEST_ITEM) for part in parts)
+    return min((at for at in found if at > 0), default=0)
 
 
 def _itemised(query: str, position: int, mark: re.Match[str]) -> bool:

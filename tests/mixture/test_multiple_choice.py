@@ -169,6 +169,7 @@ def test_a_block_needs_two_items(
         "Genre. Choices: 1. FACE-TO-FACE, 2. GOVERNMENT, 3. LETTERS",
         "Answer Choices: (A)5(√3 + 1) (B)6(√3 + √2)",
         "Options: a ) 12 , b ) 13 , c ) 14",  # MathQA
+        "Options: - a. - the.",
         "Choose the more plausible cause.\n\nI ran.\n(1)I fled.(2)I read.",  # NiV2, task827
         "Categories: Description, Entity, Person\n\nWhat category best describes: Who?",  # trec
         "Descriptors: Description, Entity, Person\n\nBest Descriptor?",
