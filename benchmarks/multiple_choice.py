@@ -5,6 +5,8 @@
 - T0: rows rendered with promptsource's templates, whose metadata say whether the choices are in the
   prompt. That flag is also set where a sentence names them ("Is it positive or negative?"); those
   templates were told apart by eye and are listed below.
+- FLAN 2021: raw rows of 13 of its sets with promptsource's templates (P3's way, not FLAN's own
+  templates), against the same flag and a reading of all 130 templates by eye.
 - FLAN's chain-of-thought tables, where a block begins with a line ``Options:``; three projects'
   renderings of BIG-Bench Hard, AGIEval and TruthfulQA, all multiple choice; GSM8K, none.
 - Super-NaturalInstructions has no flag: ``--sample`` prints the 200 queries that were read by eye.
@@ -21,19 +23,24 @@ import random
 import re
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from train_step_cpu import cpu_name
 
 from orca.mixture.multiple_choice import shows_options
 
 COT = ("aqua", "ecqa", "qasc", "creak", "sensemaking", "gsm8k", "strategyqa")
-WRITING = ("xsum", "cnn_dailymail", "multi_news", "samsum", "gigaword", "wiki_bio", "duorc")
-WRITING += ("common_gen", "kilt_tasks", "adversarial_qa", "quoref", "ropes")
+WRITING = (  # beginnings of the names of T0's templates
+    *("xsum", "cnn_dailymail", "multi_news", "samsum", "gigaword", "wiki_bio", "duorc"),
+    *("common_gen", "kilt_tasks", "adversarial_qa", "quoref", "ropes"),
+)
 HAND_COUNT = 100  # of each kind, from the seed below
 SEED = 0
 
@@ -49,6 +56,18 @@ LISTED_WITHOUT_METADATA = (
     "commonsense_qa_question_answering",
     "commonsense_qa_question_to_answer_index",
 )
+# All 130 templates of FLAN_2021 were read by eye, one row each: of COPA's 12 these show a block of
+# options; the 118 of the other 12 sets and COPA's other 5 show none.
+FLAN_2021 = Path(__file__).parent.parent / "conf/mixture/source/flan2021_raw.yaml"
+FLAN_2021_BLOCKS = {
+    ("COPA", "best_option"),
+    ("COPA", "cause_effect"),
+    ("COPA", "choose"),
+    ("COPA", "exercise"),
+    ("COPA", "i_am_hesitating"),
+    ("COPA", "more likely"),
+    ("COPA", "plausible_alternatives"),
+}
 
 
 class TemplateLoader(yaml.SafeLoader):
@@ -77,7 +96,7 @@ class Counts:
         precision = f"{self.both / found:.2%}" if found else "-"
         recall = f"{self.both / there:.2%}" if there else "-"
         rows = f"{found + self.only_there + self.neither:,} | {there:,} | {found:,}"
-        return f"{rows} | {self.only_found} | {self.only_there} | {precision} | {recall}"
+        return f"{rows} | {self.only_found:,} | {self.only_there:,} | {precision} | {recall}"
 
 
 def normal(name: str) -> str:
@@ -149,6 +168,50 @@ def t0(data: Path) -> tuple[list[str], list[str]]:
     return table, text
 
 
+def flan_2021(data: Path) -> tuple[list[str], list[str], list[str]]:
+    """Lines of the table and of the comparison by template; the queries."""
+    queries: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
+    for file in instantiate(OmegaConf.load(FLAN_2021)).open(str(data)):
+        for row in pq.read_table(file.path).to_pylist():
+            if row["problem"] is None:
+                flag = row["template_type"] == "zs_opt"
+                queries[row["task"], row["template"], flag].append(row["query"])
+    missing = FLAN_2021_BLOCKS - {(task, template) for task, template, _ in queries}
+    if missing:
+        sys.exit(f"no rows of the templates that were read: {sorted(missing)}")
+    against_flag, against_eye = Counts(), Counts()
+    sets: dict[str, Counter[str]] = defaultdict(Counter)
+    wrong = []
+    for (task, template, flag), texts in queries.items():
+        there, found = (task, template) in FLAN_2021_BLOCKS, [shows_options(q) for q in texts]
+        for one in found:
+            against_flag.add(one, flag)
+            against_eye.add(one, there)
+        amount = "all" if all(found) else "some" if any(found) else "none"
+        sets[task].update(["all", f"flag {flag}, found in {amount}"], block=there, flag=flag)
+        if any(one != there for one in found):
+            wrong.append(f"{task}, {template} ({found.count(not there)} of {len(found)})")
+    columns = ["flag", "block"]
+    columns += [f"flag {flag}, found in {n}" for flag in (True, False) for n in ("all", "some")]
+    table = [
+        f"| FLAN 2021 raw, against promptsource's flag | {against_flag.cells()} |",
+        f"| FLAN 2021 raw, against a reading by eye | {against_eye.cells()} |",
+    ]
+    text = [
+        f"FLAN 2021: {len(queries)} templates over raw rows. promptsource's flag (zs_opt) is "
+        "also set where a sentence names the answers; by eye, a block of options stands in "
+        f"{len(FLAN_2021_BLOCKS)}. Templates by set:",
+        "",
+        "| set | templates | with the flag | with a block, by eye | flag, found in all rows "
+        "| flag, found in some | no flag, found in all | no flag, found in some |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for task, counts in sets.items():
+        text += [f"| {task} | {' | '.join(str(counts[name]) for name in ['all', *columns])} |"]
+    text += ["", f"Where the detector and the reading differ: {'; '.join(wrong) or 'nowhere'}."]
+    return table, text, [query for texts in queries.values() for query in texts]
+
+
 def others(data: Path) -> list[str]:
     """Lines of the table: data whose kind is known."""
     lines = []
@@ -192,13 +255,13 @@ def print_sample(data: Path) -> None:
 
 
 def speed(queries: list[str]) -> str:
-    """Microseconds per query, the best of 5 passes, on one core."""
+    """Microseconds of processor time per query, the best of 5 passes, on one core."""
     passes = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()
         for query in queries:
             shows_options(query)
-        passes.append(time.perf_counter() - started)
+        passes.append(time.process_time() - started)
     mean = sum(map(len, queries)) / len(queries)
     return f"{min(passes) / len(queries) * 1e6:.1f} µs ({mean:,.0f} characters on average)"
 
@@ -217,6 +280,7 @@ def main() -> None:
     if options.sample:
         return print_sample(data)
     table, disagreements = t0(data)
+    flan_table, flan_text, flan = flan_2021(data)
     tasks = niv2(data)
     found = {task: sum(map(shows_options, queries)) for task, queries in tasks.items()}
     instructions = [query for queries in tasks.values() for query in queries]
@@ -233,12 +297,15 @@ def main() -> None:
         "| rows | all | with options | found | wrongly found | missed | precision | recall |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *table,
+        *flan_table,
         *others(data),
         "",
         "FLAN CoT: truth is a line `Options:` (a part of creak has none). Rendered: truth is that "
         "the row has two options.",
         "",
         *disagreements,
+        "",
+        *flan_text,
         "",
         f"Super-NaturalInstructions (definition and input): found in {sum(found.values()):,} of "
         f"{len(instructions):,} queries.",
@@ -251,11 +318,13 @@ def main() -> None:
         "",
         *HAND_READ,
         "",
-        f"Speed: T0 {speed(prompts)}; Super-NaturalInstructions {speed(instructions)}.",
+        f"Processor time a query: T0 {speed(prompts)}; FLAN 2021 {speed(flan)}; "
+        f"Super-NaturalInstructions {speed(instructions)}.",
     ]
     text = "\n".join(lines) + "\n"
     stamp = datetime.date.today().isoformat()
-    file = Path(__file__).parent / "results" / f"multiple_choice_{stamp}.md"
+    machine = "".join(c if c.isalnum() else "-" for c in cpu_name().lower()).strip("-")
+    file = Path(__file__).parent / "results" / f"multiple_choice_{machine}_{stamp}.md"
     file.parent.mkdir(exist_ok=True)
     file.write_text(text, encoding="utf-8")
     print(text)
@@ -263,11 +332,10 @@ def main() -> None:
 
 HAND_READ = (
     f"Read by eye on 2026-11-22 (`--sample`, seed {SEED}): of {HAND_COUNT} found, all 100 list "
-    "options to choose from. Of 100 not found, 99 list none; one (task573) describes its four "
+    "options to choose from. Of 100 not found, 98 list none; two (task573) describe their four "
     "labels in a sentence of the definition. Outside the sample, from the openings of all 60 "
-    "definitions: task827 (COPA) lists two alternatives as `(1)this(2)that` on a line of its own, "
-    "which is not found (200 queries); task564 names 13 labels in a sentence. The one query of "
-    "task059 is a passage that enumerates with `A)`, `B)`: wrongly found.",
+    "definitions: task564 names 13 labels in a sentence. The one query of task059 is a passage "
+    "that enumerates with `A)`, `B)`: wrongly found.",
 )
 
 

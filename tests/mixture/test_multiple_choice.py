@@ -85,6 +85,42 @@ def test_every_block_without_a_lead_in_is_found_after_a_question(context: str) -
     assert [block for block in blocks if not shows_options(context.format(block))] == []
 
 
+FAR_ANNOUNCEMENTS = [  # an instruction, then the text it is about; forms of FLAN and promptsource
+    "Write the next sentence.\n\nHe fell.\n{}",
+    "Complete the passage.\n\nHe fell.\n\n{}",
+    "Multi-choice problem: He fell. She ran.\n{}",
+    "He fell.\n\nCan we conclude that the sentence below is true?\nHe is ill.\n\n{}\nA:",
+    "Is it so (see options)?\n\nHe fell.\n\n{}\nThe answer is:",
+    "Select the topic that this is about:\n\nHe fell. She ran.\n\n{}...I think the answer is",
+    "Exercise: choose the most plausible alternative.\n\nHe fell.  so... \n{}",
+    "Pick the more likely continuation to the following sentence:\nHe fell.  as a result of: \n{}",
+]
+
+
+@pytest.mark.parametrize("context", FAR_ANNOUNCEMENTS)
+def test_every_block_at_the_end_is_found_when_an_instruction_announced_it(context: str) -> None:
+    blocks = [
+        rendered("", gap, marks, options, ending).lstrip()
+        for gap in GAPS
+        for marks in MARKS
+        for options in OPTIONS
+        for ending in ENDINGS
+    ]
+    assert [block for block in blocks if not shows_options(context.format(block))] == []
+    # the same without an instruction, or with a text after the items, is a list
+    assert not shows_options("It was late.\n\nHe fell.\n- It hurt.\n- She ran.")
+    assert not shows_options(context.format("- It hurt.\n- She ran.") + "\n\nHe died. " * 2)
+
+
+@pytest.mark.parametrize("labels", [["yes", "no"], ["Negative", "Positive"], ["False.", "True."]])
+def test_a_closing_block_of_labels_needs_no_instruction(labels: list[str]) -> None:
+    block = rendered("", "\n", MARKS[0], labels, "")
+    assert shows_options("He fell.\nPredict the sentiment of this tweet." + block)
+    assert not shows_options(
+        "He fell.\nPredict the sentiment of this tweet." + block + "\n\nHe ran."
+    )
+
+
 WORDS = st.lists(
     st.sampled_from(["the", "boy", "ran", "a", "dog", "it", "was", "3", "o'clock"]), min_size=1
 )
@@ -133,6 +169,12 @@ def test_a_block_needs_two_items(
         "Genre. Choices: 1. FACE-TO-FACE, 2. GOVERNMENT, 3. LETTERS",
         "Answer Choices: (A)5(√3 + 1) (B)6(√3 + √2)",
         "Options: a ) 12 , b ) 13 , c ) 14",  # MathQA
+        "Options: - a. - the.",
+        "Choose the more plausible cause.\n\nI ran.\n(1)I fled.(2)I read.",  # NiV2, task827
+        "Categories: Description, Entity, Person\n\nWhat category best describes: Who?",  # trec
+        "Descriptors: Description, Entity, Person\n\nBest Descriptor?",
+        "Given a list of categories: company, artist, film, what does the text show?",  # dbpedia
+        'What is the most sensical answer between "ice" and  "snow"?',  # quarel
     ],
 )
 def test_forms_of_real_tasks_are_found(query: str) -> None:
@@ -158,11 +200,43 @@ def test_forms_of_real_tasks_are_found(query: str) -> None:
         "- The oxygen is picked-up by cells\n- The cells bind it\n- It circulates",
         "Choose your answer: is it true, if ever, that he came?",
         "She had the option to leave, or to stay.",
+        "He said that one can choose only between Islam and barbarism.",  # MultiRC
+        "Animals have been put into three categories: birds, fish and mammals.",
+        "What is the final step of the following process:\n- A tree grows\n- Seeds fall",  # wiqa
+        "Write the Excel function of each description.\n\n- Counts days\n- Finds a text",
+        "Can you write an email?\n\nNotes:\n- a refund is due\n- be polite",
+        "Summarize the article.\n\nThe plan:\n\n- more trains\n- fewer cars\n\nAnswer:",
+        "Choose your words well. " + "He spoke. " * 50 + "\nHe spoke.\n\nHe said:\n- a word\n- two",
+        "Is he well?\nHe fell.\n1. Who came?\n2. What was said?",
         "You can pick half the roses, 3 tulips or 2 lilies. How many are there?",
     ],
 )
 def test_other_lists_are_no_options(query: str) -> None:
     assert not shows_options(query)
+
+
+PARTS = [
+    "- ",
+    "\n",
+    " ",
+    "A",
+    "a",
+    ". ",
+    "1) ",
+    "(B)",
+    "?",
+    ":",
+    "no",
+    "pick",
+    "\n- a",
+    "between",
+    ",",
+]
+
+
+@given(st.lists(st.sampled_from(PARTS)).map("".join))
+def test_every_text_has_an_answer_that_white_space_around_it_does_not_change(text: str) -> None:
+    assert shows_options(text + " \n") == shows_options(text.rstrip())
 
 
 def test_items_longer_than_the_bound_are_not_searched_to_the_end() -> None:
@@ -173,6 +247,8 @@ def test_items_longer_than_the_bound_are_not_searched_to_the_end() -> None:
 
 LONG = ["-", "- ", "\n- ", "?", "? (1) ", "?\n-", "opt:-", "choose ", "option: (1) ", ". (A) "]
 LONG += ["i). ", " ", "\n", "\n\t", "_", "choose between x ", "choices:a", "?\n- a?", "?\n-i). "]
+LONG += ["\n- a", "\n-", "choose\n- a\n", "\na. b", "\n \t- yes", "categories: ", "...\n A: "]
+LONG += ['answer between "', "\n\n\n1. ", "\r", "\n- no\n\n"]
 
 
 @pytest.mark.parametrize("part", LONG)
