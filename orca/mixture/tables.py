@@ -130,7 +130,8 @@ class QueryTable:
         self, name: str, path: Path, pool: Path, connection: duckdb.DuckDBPyConnection
     ) -> None:
         """A field that no row has is a wrong name, and no matter of bad rows."""
-        known = {"query": "query", "targets": "targets[1]", "task": "task"}
+        targets = "nullif(array_to_string(targets, ''), '')"
+        known = {"query": "query", "targets": targets, "task": "task"}
         sql = ", ".join(f"count({known[key]}) AS {key}" for key in self.columns if key in known)
         counted = f"SELECT {sql} FROM {parquet(pool)}"
         found = connection.sql(counted).to_arrow_table().to_pylist()[0]

@@ -28,7 +28,7 @@ from orca.mixture import (
 from orca.mixture.build import build_query_sets
 from orca.mixture.output import complete_directory
 from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import read_manifest, read_queries
+from orca.mixture.query_set import read_manifest, read_queries, write_query_set
 from orca.traces import SYSTEM_MESSAGES, TraceSource
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +146,13 @@ def test_the_order_is_mixed(built: Path) -> None:
     assert min(first[name] for name in ("cot", "niv2", "flan2021", "t0")) >= 15
 
 
+def test_overwriting_replaces_what_was_there(submixes: Path, tmp_path: Path) -> None:
+    build_query_sets(a_mixture(submixes), tmp_path / "out", {})
+    before = read_manifest(tmp_path / "out" / "flan5m")
+    build_query_sets(a_mixture(submixes, seed=3), tmp_path / "out", {}, overwrite=True)
+    assert read_manifest(tmp_path / "out" / "flan5m")["content_sha256"] != before["content_sha256"]
+
+
 def test_the_same_input_gives_the_same_bytes_wherever_it_lies(
     built: Path, submixes: Path, tmp_path: Path
 ) -> None:
@@ -197,7 +204,64 @@ def test_removed_queries_are_in_no_set_and_are_listed(submixes: Path, tmp_path: 
         assert len(queries) == (75 if remove else 150)
         removed = {row["id"] for row in findings}
         assert not remove or not removed & {query["id"] for query in queries}
-        assert card["hygiene"]["checks"]["exact_duplicates"]["found"] == 75
+        told = card["hygiene"]["checks"]["exact_duplicates"]
+        assert (told["found"], told["removed"]) == (75, 75 if remove else 0)
+
+
+def test_the_card_tells_what_the_scan_and_the_draw_found(submixes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "submixes"
+    write_submix(root / "t0", "duorc_", 4, 400)
+    table = pq.read_table(root / "t0" / "0.parquet").to_pylist()
+    table[7]["targets"], table[9]["task_name"] = None, "bigbench_x"
+    table[7]["template_type"] = table[9]["template_type"] = "zs_opt"
+    pq.write_table(pa.Table.from_pylist(table), root / "t0" / "0.parquet")
+    one = Collection(QueryTable("t0/*"), AlgorithmOne(1_000), exclude="duorc_1")
+    mixture = a_mixture(
+        root, collections={"t0": one}, on_bad_row="skip", sets={"flan5m": None, "flan1m": 900}
+    )
+    card = build_query_sets(mixture, tmp_path / "out", {})
+    usable = [row for n, row in enumerate(table) if n != 7 and row["task_name"] == "duorc_0"]
+    counts = Counter(row["template_type"][:2] for row in usable)
+    (zero,) = (task for task in card["tasks"] if task["task"] == "duorc_0")
+    assert (zero["candidates"], zero["few_shot"]) == (counts["zs"], counts["fs"])
+    assert zero["sampled"] == zero["queries"]["flan5m"] == counts["zs"]
+    assert card["bad_rows"]["t0"]["reasons"] == {"missing_target": 1}
+    assert card["bad_rows"]["t0"]["examples"] == [
+        "missing_target: t0/0.parquet, row 8: no gold target"
+    ]
+    assert card["excluded"] == {"t0": ["bigbench_x", "duorc_1"]}
+    assert card["asked"]["sets"]["flan1m"]["asked"] == 900
+    assert {query["task"] for query in rows_of(tmp_path / "out" / "flan5m")} == {"duorc_0"}
+
+
+def test_a_collection_without_queries_says_why(submixes: Path, tmp_path: Path) -> None:
+    one = Collection(QueryTable("cot/*"), TakeAll(), exclude=["cot_*"])
+    with pytest.raises(UserError, match=r"no query to sample among 200 rows .* 150 of excluded"):
+        build_query_sets(a_mixture(submixes, collections={"cot": one}), tmp_path / "out", {})
+
+
+def test_sets_of_any_size_are_written_whole(tmp_path: Path) -> None:
+    """Around the borders of row groups (10,000) and files (50,000), in batches of any size."""
+    for rows, size in ((0, 1), (10_001, 7_000), (50_000, 10_000), (60_001, 25_000)):
+        numbers = range(rows)
+        columns = {
+            name: pa.array([str(n) for n in numbers], pa.string()).cast(pa.string())
+            for name in ("id", "collection", "system_message", "query")
+        }
+        table = pa.table(
+            {
+                field.name: columns.get(field.name, pa.nulls(rows, field.type))
+                for field in QUERY_SCHEMA
+            },
+            QUERY_SCHEMA,
+        )
+        manifest = write_query_set(tmp_path / str(rows), table.to_batches(size), {})
+        assert manifest["queries"] == rows
+        found = [
+            one for batch in read_queries(tmp_path / str(rows)) for one in batch["id"].to_pylist()
+        ]
+        assert found == [str(n) for n in numbers]
+        assert len(pq.ParquetDataset(tmp_path / str(rows)).read()) == rows
 
 
 def test_manifest_hashes_are_those_of_the_files(built: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca.errors import UserError
 from orca.mixture.sampling import (
     AlgorithmOne,
     Stratified,
@@ -148,6 +150,24 @@ def test_uniform_over_queries_gives_what_was_asked_for(
     quotas = UniformOverQueries(wanted).quotas(counts, generator(seed))
     assert quotas.sum() == min(wanted, counts.sum())
     assert (quotas <= counts).all()
+
+
+def test_uniform_over_queries_has_the_spread_of_drawing_without_replacement() -> None:
+    counts = np.array([20, 60, 120])
+    quotas = np.array(
+        [UniformOverQueries(50).quotas(counts, generator(seed)) for seed in range(3_000)]
+    )
+    share = counts / 200
+    np.testing.assert_allclose(quotas.mean(axis=0), 50 * share, atol=0.25)
+    variance = 50 * share * (1 - share) * (200 - 50) / (200 - 1)
+    np.testing.assert_allclose(quotas.var(axis=0), variance, rtol=0.12)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "all", None, True])
+def test_numbers_that_make_no_sense_are_refused(value: Any) -> None:
+    for make in (Stratified, UniformOverQueries, AlgorithmOne):
+        with pytest.raises(UserError, match="a whole number from 1 on"):
+            make(value)
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 2**32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import pytest
 from orca.errors import UserError
 from orca.mixture.engine import engine
 from orca.mixture.extract import draw, shuffled, stage
+from orca.mixture.pool import NOT_SUITED, Candidate, rendered
+from orca.mixture.rendering import bad_row
 from orca.mixture.sampling import AlgorithmOne, Stratified, TakeAll
 from orca.mixture.scan import Scan, scan
 from orca.mixture.tables import QueryTable
@@ -30,7 +34,7 @@ def make_rows(file: int) -> list[dict[str, Any]]:
             "inputs": f"query {file}-{n}",
             "targets": f"target {file}-{n}",
             "task_name": f"task{random.choice([1, 1, 1, 2, 2, 3, 4])}",
-            "template_type": str(random.choice(["zs_opt", "zs_noopt", "fs_opt"])),
+            "template_type": str(random.choice(["zs_opt", "zs_noopt", "fs_opt", "fs_noopt"])),
         }
         for n in range(200)
     ]
@@ -60,6 +64,7 @@ def test_counts_are_those_of_the_zero_shot_rows(submix: Path) -> None:
     found = scanned(submix)
     assert dict(zip(found.tasks, found.counts.tolist(), strict=True)) == zero
     assert found.few_shot == few
+    assert found.tasks == ["task1", "task2", "task3", "task4"], "sorted: draws go by place"
     assert zero.total() + few.total() == 600 == len(found.codes)
 
 
@@ -87,6 +92,7 @@ def test_extraction_gives_the_drawn_rows_once_and_in_shuffled_order(submix: Path
     assert [row["query"] for row in read] == [row["inputs"] for row in expected]
     assert [row["targets"] for row in read] == [[row["targets"]] for row in expected]
     assert len({row["id"] for row in read}) == 90
+    assert all(re.fullmatch(r"cot\.[0-9a-f]{16}", row["id"]) for row in read)
     for row in read:
         file, line = row["source_file"], row["source_row"]
         assert row["query"] == f"query {file.removesuffix('.parquet')}-{line - 1}"
@@ -105,6 +111,11 @@ def test_the_draw_does_not_depend_on_batches_threads_or_other_collections(
     one, _ = draw(small, Stratified(20), 17, "niv2")
     assert np.array_equal(one, draw(large, Stratified(20), 17, "niv2")[0])
     assert not np.array_equal(one, draw(large, Stratified(20), 18, "niv2")[0])
+    assert not np.array_equal(one, draw(large, Stratified(20), 17, "cot")[0])
+    quotas = [draw(large, AlgorithmOne(60), seed, "cot")[1].tolist() for seed in range(5)]
+    assert len(set(map(tuple, quotas))) > 1, "quotas depend on the seed"
+    orders = [shuffled({"cot": np.arange(50)}, seed)["cot"].tolist() for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2], "the order depends on the seed"
 
 
 def test_files_are_taken_in_the_order_of_their_names(submix: Path) -> None:
@@ -144,14 +155,15 @@ def test_t0_samples_training_tasks_and_no_big_bench(tmp_path: Path) -> None:
         return {"inputs": "q", "targets": "t", "task_name": task, "template_type": "zs_opt"}
 
     rows = [of("duorc_SelfRC_x"), of("bigbench_snarks"), of("super_glue_rte_x")]
+    rows.insert(1, of("bigbench_snarks"))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     found = scanned(tmp_path, "t0")
     assert found.tasks == ["duorc_SelfRC_x"]
-    assert found.excluded == {"bigbench_snarks": 1, "super_glue_rte_x": 1}
+    assert found.excluded == {"bigbench_snarks": 2, "super_glue_rte_x": 1}
     pq.write_table(
         pa.Table.from_pylist([*rows, of("mine_x"), of("mine_x")]), tmp_path / "a.parquet"
     )
-    with pytest.raises(UserError, match=r"a\.parquet, row 4: 'mine_x' is no task of this coll"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 5: 'mine_x' is no task of this coll"):
         scanned(tmp_path, "t0")
     assert scanned(tmp_path, "t0", "skip").bad == {"unknown_task": 2}
 
@@ -160,6 +172,69 @@ def test_niv2_leaves_out_the_tasks_made_of_mmlu() -> None:
     rule = training_tasks("niv2")
     numbers = [n for n in range(1, 1762) if rule(f"task{n:03d}_mmlu_x") == "excluded"]
     assert numbers == [*range(664, 668), *range(685, 738)]
+
+
+def test_flan_s_193_t0_tasks_are_training_tasks(shared_data: Path) -> None:
+    with (shared_data / "flan_cot" / "flan_collection_info.csv").open() as file:
+        tasks = [row["Dataset"] for row in csv.DictReader(file) if row["Source"] == "T0"]
+    cut = {"social_i": "social_i_qa", "kilt_tasks": "kilt_tasks_hotpotqa"}  # by the list itself
+    rule = training_tasks("t0")
+    assert len(tasks) == 193
+    assert not [task for task in tasks if rule(cut.get(task, task))]
+
+
+def test_a_pool_s_problems_are_bad_rows_and_rows_left_out_by_templates_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_CACHE", str(tmp_path / "cache"))
+    fine = Candidate("a", "q", ("", "t"), 1)
+    left_out = bad_row("a", 2, NOT_SUITED, "a template leaves it out")
+    broken = bad_row("a", 3, "wrong_columns", "2 columns")
+    for candidates, bad in (([fine, left_out], {NOT_SUITED: 1}), ([fine, broken], None)):
+        file = rendered("a.tsv", [], repr(bad), lambda made=candidates: made)
+        with engine(tmp_path) as connection:
+            if bad is None:
+                with pytest.raises(UserError, match=r"a\.tsv, row 3: 2 columns"):
+                    scan([file], training_tasks("cot"), "fail", connection)
+                bad = {"wrong_columns": 1}
+            found = scan([file], training_tasks("cot"), "skip", connection)
+        assert found.bad == bad
+        assert found.counts.tolist() == [1], "a blank first target does not make a bad row"
+    (batch,) = stage({"cot": found}, {"cot": np.array([0])}, 1, tmp_path, 1.0)
+    assert batch["targets"].to_pylist() == [["t"]], "blank targets are left out"
+
+
+def test_paths_are_no_patterns_and_directories_no_columns(tmp_path: Path) -> None:
+    directory = tmp_path / "task_name=other"
+    directory.mkdir()
+    for name in ("part1", "part[1]", "a*", "it's"):
+        row = {**make_rows(0)[0], "inputs": name, "template_type": "zs_opt", "task_name": "task1"}
+        pq.write_table(pa.Table.from_pylist([row]), directory / f"{name}.parquet")
+    found = scanned(directory)
+    assert found.tasks == ["task1"] and found.counts.tolist() == [4]
+    batches = stage({"cot": found}, {"cot": np.arange(4)}, 1, tmp_path, 1.0)
+    read = {(row["query"], row["source_file"]) for b in batches for row in b.to_pylist()}
+    assert read == {(name, f"{name}.parquet") for name in ("part1", "part[1]", "a*", "it's")}
+
+
+def test_links_to_a_directory_above_do_not_repeat_files(submix: Path) -> None:
+    (submix / "again").symlink_to(submix)
+    assert len(QueryTable("**/*.parquet").open(str(submix))) == FILES
+
+
+def test_a_file_that_changes_between_scan_and_extraction_is_an_error(submix: Path) -> None:
+    found = scanned(submix)
+    pq.write_table(pq.read_table(submix / "0.parquet").slice(0, 100), submix / "0.parquet")
+    with pytest.raises(UserError, match=r"0\.parquet has changed"):
+        list(stage({"cot": found}, {"cot": np.flatnonzero(found.codes >= 0)}, 1, submix, 1.0))
+
+
+def test_a_column_that_names_no_task_is_told(tmp_path: Path) -> None:
+    row = {"inputs": "q", "targets": "t", "template_type": "zs_opt"}
+    rows = [{**row, "task_name": f"row {n}"} for n in range(33_000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: more than 32,767 tasks"):
+        scanned(tmp_path)
 
 
 def test_everything_is_taken_where_all_is_asked_for(submix: Path) -> None:

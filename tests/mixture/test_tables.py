@@ -127,6 +127,50 @@ def test_a_file_that_is_cut_off_is_an_error_that_names_it(tmp_path: Path, ending
         QueryTable(path.name).open(str(tmp_path))
 
 
+def test_changed_files_and_options_are_converted_again(tmp_path: Path) -> None:
+    def first(table: QueryTable) -> tuple[str, str]:
+        row = pool(table.open(str(tmp_path))[0], tmp_path)[0]
+        return row["query"], row["task"]
+
+    write(tmp_path / "a.jsonl", ROWS[:1])
+    assert first(QueryTable("a.jsonl")) == (ROWS[0]["inputs"], ROWS[0]["task_name"])
+    assert first(QueryTable("a.jsonl", task_prefix="task/"))[1] == "0:1.0.0"
+    assert first(QueryTable("a.jsonl", query="targets"))[0] == ROWS[0]["targets"]
+    write(tmp_path / "a.jsonl", ROWS[1:3])
+    assert first(QueryTable("a.jsonl"))[0] == ROWS[1]["inputs"]
+
+
+def test_links_to_one_file_belong_to_the_tasks_of_their_directories(tmp_path: Path) -> None:
+    write(tmp_path / "blob.jsonl", [{"inputs": "q", "targets": "t"}])
+    for name in ("duorc_a", "duorc_b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").symlink_to(tmp_path / "blob.jsonl")
+    files = QueryTable("*/x.jsonl", task=None, template_type=None).open(str(tmp_path))
+    assert [pool(file, tmp_path)[0]["task"] for file in files] == ["duorc_a", "duorc_b"]
+
+
+def test_what_is_no_file_of_json_lines_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ROWS, indent=1))
+    with pytest.raises(UserError, match=r"a\.json holds a JSON array"):
+        QueryTable("a.json").open(str(tmp_path))
+    (tmp_path / "b.jsonl").write_text("\ufeff" + json.dumps(ROWS[0]), encoding="utf-8")
+    with pytest.raises(UserError, match="byte order mark"):
+        QueryTable("b.jsonl").open(str(tmp_path))
+    write(tmp_path / "c.jsonl.gz", ROWS * 50)
+    data = bytearray((tmp_path / "c.jsonl.gz").read_bytes())
+    data[-6] ^= 1  # of the checksum
+    (tmp_path / "c.jsonl.gz").write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"c\.jsonl\.gz: cannot be unpacked"):
+        QueryTable("c.jsonl.gz").open(str(tmp_path))
+
+
+@pytest.mark.parametrize("targets", [["a", 1], [{"a": 1}], [None, "x"]])
+def test_lists_with_more_than_texts_are_bad_rows(tmp_path: Path, targets: list[Any]) -> None:
+    write(tmp_path / "a.jsonl", [{**ROWS[0], "targets": targets}])
+    (row,) = pool(QueryTable("a.jsonl").open(str(tmp_path))[0], tmp_path)
+    assert row["problem"] == "wrong_type: an element of the list targets is not text"
+
+
 def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [{"inputs": "q", "targets": "t", "template_type": "zs_opt"}])
     with pytest.raises(UserError, match="no column 'task_name'; it has 'inputs', 'targets'"):
