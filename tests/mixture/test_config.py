@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,19 @@ def test_every_source_can_be_put_in_the_place_of_another(source: str) -> None:
     expected = {"cot_tables": "CotTables", "niv2_tasks": "NaturalInstructions"}
     kinds = {**expected, "flan2021_raw": "Promptsource"}
     assert type(built.source).__name__ == kinds.get(source, "QueryTable")
+
+
+def test_the_mixture_in_the_docs_composes_and_is_built(tmp_path: Path) -> None:
+    page = (CONF_DIR.parent / "docs" / "queries.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    shutil.copytree(CONF_DIR, tmp_path / "conf")
+    (tmp_path / "conf" / "mixture" / "mine.yaml").write_text(text)
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        config = compose("queries", overrides=["mixture=mine"])
+    check_config(config, OPTIONS)
+    built = instantiate(config.mixture, _convert_="all")
+    assert list(built.chosen()) == ["flan2021", "t0"]
+    assert list(built.sets.items()) == [("pilot", 1000), ("tiny", 100)]
 
 
 def test_unknown_options_are_named_with_the_nearest_that_exists() -> None:
