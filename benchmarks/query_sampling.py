@@ -28,6 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from train_step_cpu import cpu_name
 
+from orca.mixture.query_set import read_manifest
+
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTIONS = {  # rows, tasks, largest task, how a task is called
     "cot": (150_000, 18, 37_000, "cot_task_{}"),
@@ -122,8 +124,7 @@ def report(
     options: argparse.Namespace, out: Path, inputs: Path, seconds: float, peak: float
 ) -> None:
     card = json.loads((out / "query_card.json").read_text())
-    manifest = json.loads((out / "flan5m" / "manifest.json").read_text())
-    subset = json.loads((out / "flan1m" / "manifest.json").read_text())
+    manifest, subset = read_manifest(out / "flan5m"), read_manifest(out / "flan1m")
     rows = sum(pq.read_metadata(file).num_rows for file in inputs.rglob("*.parquet"))
     size = sum(file.stat().st_size for file in inputs.rglob("*.parquet")) / 1e9
     cores = len(os.sched_getaffinity(0))
