@@ -140,8 +140,10 @@ class QueryTable:
         keys = connection.sql(
             f"SELECT json_keys(json) FROM {objects} WHERE json_type(json) = 'OBJECT' LIMIT 1"
         ).fetchall()
-        if missing and keys:
-            raise _no_column(name, missing[0], keys[0][0])
+        if keys:
+            absent = [one for one in missing if not {one, f"_{one}"} & set(keys[0][0])]
+            if absent:
+                raise _no_column(name, absent[0], keys[0][0])
 
     def _lines(self, path: Path) -> str:
         """The pool's columns of a file of JSON lines."""

@@ -171,6 +171,15 @@ def test_lists_with_more_than_texts_are_bad_rows(tmp_path: Path, targets: list[A
     assert row["problem"] == "wrong_type: an element of the list targets is not text"
 
 
+def test_a_file_whose_targets_are_all_empty_has_bad_rows_and_no_missing_column(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "a.jsonl", [{**ROWS[0], "targets": "<END>"}] * 2)
+    table = QueryTable("a.jsonl", end_mark="<END>")
+    found = pool(table.open(str(tmp_path))[0], tmp_path)
+    assert [row["targets"] for row in found] == [[""], [""]]
+
+
 def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [{"inputs": "q", "targets": "t", "template_type": "zs_opt"}])
     with pytest.raises(UserError, match="no column 'task_name'; it has 'inputs', 'targets'"):
