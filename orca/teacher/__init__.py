@@ -1,0 +1,23 @@
+"""Query set → teacher → explanation traces (section 3.1.3 of arXiv 2306.02707)."""
+
+from orca.teacher.ask import Asking, unanswered
+from orca.teacher.ledger import Ledger
+from orca.teacher.queries import read_requests
+from orca.teacher.report import ledger_facts, show_progress, summary
+from orca.teacher.settings import Endpoint, Prices, Teacher
+from orca.teacher.shards import write_rejected, write_traces
+
+__all__ = [
+    "Asking",
+    "Endpoint",
+    "Ledger",
+    "Prices",
+    "Teacher",
+    "ledger_facts",
+    "read_requests",
+    "show_progress",
+    "summary",
+    "unanswered",
+    "write_rejected",
+    "write_traces",
+]

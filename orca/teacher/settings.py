@@ -54,7 +54,7 @@ class Endpoint:
         key = os.environ.get(self.key_variable)
         if not key:
             raise UserError(
-                f"the environment variable {self.key_variable} is needed: the key of {self.base_url}"
+                f"the variable {self.key_variable} is not set: the key of {self.base_url}"
             )
         return key
 
