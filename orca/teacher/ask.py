@@ -7,7 +7,7 @@ import heapq
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orca.teacher.client import Client, Retry
 from orca.teacher.ledger import Ledger
@@ -153,46 +153,39 @@ class Asking:
             client.limits.leave()
 
     async def _ask_once(self, client: Client, task: _Task) -> None:
-        request, hashed = task.request, task.request.hash(self.teacher)
+        request = task.request
         estimate = request.prompt_tokens() + (self.teacher.max_tokens or 0)
         await client.limits.pass_on(estimate)
         if self.work.stopped:
             self.work.done()
             return
+        hashed = request.hash(self.teacher)
         number = await self.ledger.send(request, hashed, client.name, task.attempt)
         answer = await client.ask(request)
         if isinstance(answer, Retry):
-            await self.ledger.end(number, answer.kind)
             if answer.kind == "429":
                 client.limits.refused(answer.after)
             if task.attempt < self.teacher.attempts:
+                await self.ledger.end(number, answer.kind)
                 self.work.again(task, _pause(task.attempt, answer.after))
                 return
             answer = Reply("failed", client.name, error=answer.kind)
         else:
             client.limits.answered(estimate, answer.prompt_tokens + answer.completion_tokens)
-            await self.ledger.end(number, "ok")
-        await self._finish(task, hashed, answer)
+        await self._finish(number, task, answer)
 
-    async def _finish(self, task: _Task, hashed: str, answer: Reply) -> None:
-        reply = _counted(answer, task.attempt)
+    async def _finish(self, number: int, task: _Task, answer: Reply) -> None:
+        reply = replace(answer, attempts=task.attempt)
         cost = dollars(reply, self.teacher.prices)
         self.spent += cost
         self.dearest = max(self.dearest, cost)
         found = self.gate(task.request, reply.text) if reply.outcome == "finished" else None
-        gate, reason = found or ("", "")
-        await self.ledger.reply(task.request, hashed, reply, cost, gate, reason)
+        await self.ledger.finish(number, reply.error or "ok", task.request, reply, cost, found)
         self.work.done()
         under_way = sum(client.limits.active for client in self.clients)
         if self.budget is not None and self.spent + under_way * self.dearest >= self.budget:
             self.out_of_money = True
             self.work.stop()
-
-
-def _counted(reply: Reply, attempts: int) -> Reply:
-    from dataclasses import replace
-
-    return replace(reply, attempts=attempts)
 
 
 def _pause(attempt: int, after: float | None) -> float:

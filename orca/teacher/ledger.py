@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS replies (
   system_message TEXT NOT NULL, text TEXT NOT NULL, collection TEXT NOT NULL, task TEXT NOT NULL,
   targets TEXT NOT NULL);
 """
+END = "INSERT INTO ended VALUES (?, ?, ?)"
+Found = tuple[str, str] | None
 COMMIT_EVERY = 0.02  # seconds
 INTERRUPTED = "interrupted"
 """Result of a request that was in flight when its program died."""
@@ -53,10 +55,10 @@ class Ledger:
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
         self.path = path
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=1)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
         try:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(SCHEMA)
             self._check(facts)
         except sqlite3.OperationalError as error:
@@ -66,6 +68,7 @@ class Ledger:
         self.interrupted = self._end_interrupted()
         """Requests that were in flight when the last program died."""
         self._next = self._one("SELECT coalesce(max(number), 0) FROM sent") + 1
+        self._hashes: dict[int, str] = {}  # of the requests under way
         self._waiting: list[tuple[str, tuple[Any, ...]]] = []
         self._committed: asyncio.Future[None] | None = None
 
@@ -87,35 +90,41 @@ class Ledger:
         numbers = [number for (number,) in self._db.execute(sql)]
         now = time.time()
         self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT INTO ended VALUES (?, ?, ?)", [(n, INTERRUPTED, now) for n in numbers]
-        )
+        self._db.executemany(END, [(n, INTERRUPTED, now) for n in numbers])
         self._db.execute("COMMIT")
         return len(numbers)
 
     async def send(self, request: Request, hashed: str, endpoint: str, attempt: int) -> int:
         """Record that a request is about to leave; its number, when that is committed."""
         number, self._next = self._next, self._next + 1
+        self._hashes[number] = hashed
         row = (number, request.id, hashed, endpoint, attempt, time.time())
         await self._add("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?)", row)
         return number
 
     async def end(self, number: int, result: str) -> None:
         """Record how an attempt ended: ``ok`` or the kind of failure."""
-        await self._add("INSERT INTO ended VALUES (?, ?, ?)", (number, result, time.time()))
+        del self._hashes[number]
+        await self._add(END, (number, result, time.time()))
 
-    async def reply(
-        self, request: Request, hashed: str, reply: Reply, dollars: float, gate: str, reason: str
+    async def finish(
+        self, number: int, result: str, request: Request, reply: Reply, dollars: float, gate: Found
     ) -> None:
-        """Record what a query came to; returns when that is committed."""
+        """Record how the last attempt ended and what the query came to, in one transaction.
+
+        Args:
+            gate: which gate rejected the response, and why; None: none did.
+        """
+        hashed, (gate_name, reason) = self._hashes.pop(number), gate or ("", "")
         row = (
-            request.id, hashed, reply.outcome, gate, reason, reply.text, reply.endpoint,
+            request.id, hashed, reply.outcome, gate_name, reason, reply.text, reply.endpoint,
             reply.model, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens,
             dollars, reply.latency, reply.attempts, reply.error, time.time(),
             request.system_message, request.query, request.collection, request.task,
             json.dumps(request.targets, ensure_ascii=False),
         )  # fmt: skip
         marks = ", ".join("?" * (len(row) + 1))
+        self._waiting.append((END, (number, result, time.time())))
         await self._add(f"INSERT INTO replies VALUES ({marks})", (None, *row))
 
     async def _add(self, sql: str, row: tuple[Any, ...]) -> None:

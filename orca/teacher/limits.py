@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
+
+RECENT = 0.1  # weight of the last end
+TOO_MANY = 0.25  # share of 429
 
 
 class TokenBucket:
@@ -43,8 +47,9 @@ class TokenBucket:
 class Limits:
     """The limits of one endpoint.
 
-    The number of requests at once adapts: halved when the server says 429 (once for the requests
-    that were under way together), one more for every round of answers (AIMD).
+    The number of requests at once adapts (AIMD): one more for every round of answers, halved when
+    too many of the last ends were 429. One 429 among many answers delays its own query alone: load
+    balancers give such, and a pause of everything for each would cost most of the rate.
     """
 
     def __init__(self, requests: int | None, tokens: int | None, concurrency: int) -> None:
@@ -55,7 +60,8 @@ class Limits:
         self.active = 0
         self._wake = asyncio.Event()
         self._pause_until = 0.0
-        self._halved_at = 0.0
+        self._halved_at = -math.inf
+        self._refused = 0.0  # share of 429 among the last ends, older ones counting less
 
     async def enter(self) -> None:
         """Wait for a place among the requests under way."""
@@ -78,13 +84,17 @@ class Limits:
 
     def answered(self, estimated: int, used: int) -> None:
         """An answer came, which cost ``used`` tokens."""
+        self._refused *= 1 - RECENT
         self.tokens.give(estimated - used)
         self.window = min(self.most, self.window + 1 / self.window)
 
     def refused(self, retry_after: float | None) -> None:
         """The server said that it was too much."""
+        self._refused += RECENT * (1 - self._refused)
+        if self._refused < TOO_MANY:
+            return
         now = time.monotonic()
-        if now - self._halved_at > 1.0:
+        if now - self._halved_at > 1.0:  # once for those that were under way together
             self.window = max(1.0, self.window / 2)
             self._halved_at = now
         if retry_after:

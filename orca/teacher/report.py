@@ -35,7 +35,8 @@ async def show_progress(asking: Asking) -> None:
         rate = (answered - before) / (time.monotonic() - start)
         under_way = ", ".join(f"{c.name} {c.limits.active}" for c in asking.clients)
         print(
-            f"{answered:,} queries done ({rate:.1f}/s), ${asking.spent:,.2f}, under way: {under_way}",
+            f"{answered:,} queries done ({rate:.1f}/s), ${asking.spent:,.2f}; under way: "
+            f"{under_way}",
             file=sys.stderr,
             flush=True,
         )
@@ -49,7 +50,8 @@ def summary(ledger: Ledger, traces: int, out: Path) -> str:
         f"{sum(outcomes.values()):,} queries have an outcome: "
         + (", ".join(f"{n:,} {name}" for name, n in outcomes.items()) or "none"),
         f"{traces:,} traces in {out / 'traces'}, ${ledger.total('dollars'):,.2f}, "
-        f"{int(ledger.total('prompt_tokens')):,} + {int(ledger.total('completion_tokens')):,} tokens",
+        f"{int(ledger.total('prompt_tokens')):,} tokens of prompts, "
+        f"{int(ledger.total('completion_tokens')):,} of answers",
     ]
     if failures:
         lines.append("asked again after: " + ", ".join(f"{n:,} {k}" for k, n in failures.items()))
