@@ -1,7 +1,7 @@
 """Ask a teacher the queries of a query set and write explanation traces.
 
-    python collect.py teacher=local teacher.endpoints.server.base_url=http://127.0.0.1:8000/v1 \
-        teacher.endpoints.server.model=any queries=queries/mini/flan1m out=traces/mini
+    python collect.py teacher=gpt4 queries=queries/flan/flan1m plan=true    # dollars and days first
+    python collect.py teacher=local teacher.endpoints.local.model=NAME queries=queries/mini/flan1m
     python collect.py teacher=gpt4 queries=queries/flan/flan1m out=traces/gpt4 budget_usd=50
 
 The same command goes on where an earlier one ended. Options are in conf/collect.yaml.
@@ -23,6 +23,8 @@ from orca.teacher import (
     Ledger,
     Teacher,
     ledger_facts,
+    plan,
+    plan_report,
     read_requests,
     show_progress,
     summary,
@@ -31,14 +33,20 @@ from orca.teacher import (
     write_traces,
 )
 
-OPTIONS = ("teacher", "queries", "out", "limit", "budget_usd", "paths")
+OPTIONS = ("teacher", "queries", "out", "limit", "budget_usd", "plan", "paths")
 
 
 def main(config: DictConfig) -> None:
     """Ask, and write what was answered, whatever ends the program."""
     check_config(config, OPTIONS)
     teacher: Teacher = instantiate(config.teacher, _convert_="all")
-    queries, out = Path(config.queries), Path(config.out)
+    queries = Path(config.queries)
+    if config.plan:
+        batches = read_requests(queries, config.limit)
+        requests = (request for batch in batches for request in batch)
+        print(plan_report(plan(requests, teacher, teacher.expected_completion_tokens)))
+        return
+    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out / "ledger.sqlite", ledger_facts(teacher, queries))
     try:

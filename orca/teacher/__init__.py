@@ -2,6 +2,7 @@
 
 from orca.teacher.ask import Asking, unanswered
 from orca.teacher.ledger import Ledger
+from orca.teacher.plan import plan, plan_report
 from orca.teacher.queries import read_requests
 from orca.teacher.report import ledger_facts, show_progress, summary
 from orca.teacher.settings import Endpoint, Prices, Teacher
@@ -14,6 +15,8 @@ __all__ = [
     "Prices",
     "Teacher",
     "ledger_facts",
+    "plan",
+    "plan_report",
     "read_requests",
     "show_progress",
     "summary",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -73,12 +74,14 @@ class Client:
             body["max_tokens"] = self.teacher.max_tokens
         create: Any = self._openai.chat.completions.with_raw_response.create
         try:
-            raw = await create(**body)
+            # The package's own timeout is for each read, so that a slow body may take for ever.
+            async with asyncio.timeout(self.teacher.timeout):
+                raw = await create(**body)
             self.limits.read(raw.headers)
             return self._reply(raw.http_response.json(), time.monotonic() - start)
         except openai.APIStatusError as error:
             return self._refusal(error)
-        except openai.APITimeoutError:
+        except (TimeoutError, openai.APITimeoutError):
             return Retry("timeout")
         except openai.APIConnectionError:
             return Retry("connection")

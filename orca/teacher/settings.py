@@ -54,7 +54,8 @@ class Endpoint:
         key = os.environ.get(self.key_variable)
         if not key:
             raise UserError(
-                f"the variable {self.key_variable} is not set: the key of {self.base_url}"
+                f"the environment variable {self.key_variable} is needed: "
+                f"the key of {self.base_url}"
             )
         return key
 
@@ -68,6 +69,8 @@ class Teacher:
         temperature, top_p, max_tokens: of the answers; the paper's are 0.7, 0.95 and not stated.
         timeout: seconds for one request.
         attempts: most requests for one query.
+        expected_completion_tokens: mean length of an answer, for plans only. The default is what
+            `conf/train.yaml` plans with for ChatGPT: 45 % of 620 tokens.
     """
 
     name: str
@@ -78,3 +81,4 @@ class Teacher:
     max_tokens: int | None = None
     timeout: float = 120.0
     attempts: int = 8
+    expected_completion_tokens: float = 279.0
