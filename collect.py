@@ -10,6 +10,7 @@ The same command goes on where an earlier one ended. Options are in conf/collect
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from orca.teacher import (
     plan,
     plan_report,
     read_requests,
+    run_gates,
     show_progress,
     summary,
     unanswered,
@@ -33,7 +35,7 @@ from orca.teacher import (
     write_traces,
 )
 
-OPTIONS = ("teacher", "queries", "out", "limit", "budget_usd", "plan", "paths")
+OPTIONS = ("teacher", "gates", "queries", "out", "limit", "budget_usd", "plan", "paths")
 
 
 def main(config: DictConfig) -> None:
@@ -62,7 +64,9 @@ def main(config: DictConfig) -> None:
 
 async def _ask(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path) -> Asking:
     requests = unanswered(read_requests(queries, config.limit), ledger)
-    asking = Asking(teacher, ledger, requests, lambda request, text: None, config.budget_usd)
+    gates = instantiate(config.gates, _convert_="all").values()
+    gate = functools.partial(run_gates, list(gates))
+    asking = Asking(teacher, ledger, requests, gate, config.budget_usd)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asking.stop)
     progress = asyncio.create_task(show_progress(asking))

@@ -45,7 +45,7 @@ async def show_progress(asking: Asking) -> None:
 def summary(ledger: Ledger, traces: int, out: Path) -> str:
     """What the ledger holds, in a few lines."""
     outcomes, results = ledger.counts("outcome"), ledger.counts("result", "ended")
-    failures = {name: n for name, n in results.items() if name != "ok"}
+    failures = {name: n for name, n in results.items() if name != "ok" and name[:2] != "40"}
     lines = [
         f"{sum(outcomes.values()):,} queries have an outcome: "
         + (", ".join(f"{n:,} {name}" for name, n in outcomes.items()) or "none"),
@@ -53,6 +53,9 @@ def summary(ledger: Ledger, traces: int, out: Path) -> str:
         f"{int(ledger.total('prompt_tokens')):,} tokens of prompts, "
         f"{int(ledger.total('completion_tokens')):,} of answers",
     ]
+    gates = {name: n for name, n in ledger.counts("gate").items() if name}
+    if gates:
+        lines.append("set aside by gates: " + ", ".join(f"{n:,} {g}" for g, n in gates.items()))
     if failures:
         lines.append("asked again after: " + ", ".join(f"{n:,} {k}" for k, n in failures.items()))
     if INTERRUPTED in failures:

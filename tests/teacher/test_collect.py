@@ -145,7 +145,7 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
     variable = "teacher.endpoints.local.key_variable=ORCA_TEST_KEY"
     arguments = command(server, queries, tmp_path / "out", "limit=5", variable)
     missing = run(arguments, tmp_path)
-    assert missing.returncode == 2 and "ORCA_TEST_KEY is not set" in missing.stderr
+    assert missing.returncode == 2 and "ORCA_TEST_KEY is needed" in missing.stderr
     environment = {**os.environ, "ORCA_TEST_KEY": secret}
     done = subprocess.run(
         arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
