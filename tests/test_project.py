@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGURED = (p.name for p in CONF_DIR.iterdir() if p.is_dir())
 GROUPS = sorted(name for name in CONFIGURED if name not in ("experiment", "hydra"))
 GROUPS.append("model/adapter")
-OTHER_PROGRAMS = ("mixture", "hygiene")  # tests/mixture/test_config.py
+OTHER_PROGRAMS = ("mixture", "hygiene", "teacher", "gates")  # tests of these rooms
 OPTIONS = [
     (g, f.stem)
     for g in GROUPS

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
 import pyarrow as pa
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from orca.errors import UserError
+from orca.languages import NO_LANGUAGE, check_languages, language_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,24 +158,13 @@ class Language:
     name: str = "language"
 
     def __post_init__(self) -> None:
-        if isinstance(self.languages, str):
-            raise UserError(f"check {self.name!r}: languages={self.languages} is no list: [en]")
-        if unknown := sorted(set(self.languages) - set(_identifier().labels)):
-            raise UserError(
-                f"check {self.name!r}: py3langid knows no language {unknown[0]!r}; "
-                "languages are ISO 639-1 codes like 'en'"
-            )
+        check_languages(self.languages, f"check {self.name!r}")
 
     def find(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Finding]:
-        stay = {*self.languages, "zxx"}
+        stay = {*self.languages, NO_LANGUAGE}
         for batch in batches:
             columns = [batch.column(name).to_pylist() for name in ("id", "query")]
             for one, query in zip(*columns, strict=True):
-                language, probability = _identifier().classify(query)
+                language, probability = language_of(query)
                 if language not in stay and probability >= self.min_probability:
                     yield Finding(one, f"{language} with probability {probability:.2f}")
-
-
-@cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,6 +1,6 @@
 """The LightningModule, loss, attention backends, callbacks, checkpoints, export."""
 
-from orca.training.answers import generate, is_exact_answer, stated_answer
+from orca.training.answers import generate
 from orca.training.attention import BACKENDS, choose_backend, implementation
 from orca.training.callbacks import HeldOutAnswers, RunProgress, Throughput
 from orca.training.checkpoint import checkpoints, newest_checkpoint
@@ -95,7 +95,6 @@ __all__ = [
     "generate",
     "held_out_loss",
     "implementation",
-    "is_exact_answer",
     "is_rank_zero",
     "needs_ranks",
     "newest_checkpoint",
@@ -105,7 +104,6 @@ __all__ = [
     "prepare_model",
     "read_metrics",
     "start_ranks",
-    "stated_answer",
     "target_cross_entropy",
     "train_stage",
     "wandb_logger",

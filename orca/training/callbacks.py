@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from tqdm.auto import tqdm
 
+from orca.answers import is_exact_answer
 from orca.errors import UserError
 from orca.stream import StepBatch, TraceDataModule
-from orca.training.answers import SAMPLES_FILE, generate, is_exact_answer
+from orca.training.answers import SAMPLES_FILE, generate
 from orca.training.flops import ModelFlops, mfu_reference, model_flops
 from orca.training.loggers import log_step
 from orca.training.module import ExplanationTuning

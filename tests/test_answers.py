@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orca.training import is_exact_answer
+from orca.answers import is_exact_answer
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,8 @@ from orca.training import is_exact_answer
         ("The answer is north, must, the, a.", "North, must, a, the", False),
         ("ruoh", "ruoh", True),
         ("", "4", False),
+        ("The answer is 5/0.", "4", False),
+        ("It took 3-5 days.\n**Answer:** 5", "5", True),
     ],
 )
 def test_a_response_is_right_or_wrong(response: str, gold: str, right: bool) -> None:

@@ -1,0 +1,108 @@
+"""Keeping within an endpoint's limits: requests and tokens a minute, and requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+
+RECENT = 0.1  # weight of the last end
+TOO_MANY = 0.25  # share of 429
+
+
+class TokenBucket:
+    """Lets ``per_minute`` units pass a minute; at most a second's worth at once.
+
+    Args:
+        per_minute: None: no limit.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.per_minute = per_minute
+        self._units = 0.0
+        self._at = time.monotonic()
+
+    async def take(self, units: float) -> None:
+        """Wait until ``units`` may pass; those who wait pass in turn (the level is below zero)."""
+        if self.per_minute is None:
+            return
+        self._fill()
+        self._units -= units
+        if self._units < 0:
+            await asyncio.sleep(-self._units * 60 / self.per_minute)
+
+    def give(self, units: float) -> None:
+        """Give back what was taken too much (or, below zero, take what was too little)."""
+        self._units += units
+
+    def _fill(self) -> None:
+        assert self.per_minute is not None
+        now = time.monotonic()
+        most = max(1.0, self.per_minute / 60)
+        self._units = min(most, self._units + (now - self._at) * self.per_minute / 60)
+        self._at = now
+
+
+class Limits:
+    """The limits of one endpoint.
+
+    The number of requests at once adapts (AIMD): one more for every round of answers, halved when
+    too many of the last ends were 429. One 429 among many answers delays its own query alone: load
+    balancers give such, and a pause of everything for each would cost most of the rate.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None, concurrency: int) -> None:
+        self.requests = TokenBucket(requests)
+        self.tokens = TokenBucket(tokens)
+        self.most = concurrency
+        self.window = float(min(concurrency, 8))
+        self.active = 0
+        self._wake = asyncio.Event()
+        self._pause_until = 0.0
+        self._halved_at = -math.inf
+        self._refused = 0.0  # share of 429 among the last ends, older ones counting less
+
+    async def enter(self) -> None:
+        """Wait for a place among the requests under way."""
+        while self.active >= int(self.window):
+            self._wake.clear()
+            await self._wake.wait()
+        self.active += 1
+
+    async def pass_on(self, tokens: int) -> None:
+        """Wait until a request of so many tokens may leave."""
+        while (wait := self._pause_until - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        await self.requests.take(1)
+        await self.tokens.take(tokens)
+
+    def leave(self) -> None:
+        """A request under way is over."""
+        self.active -= 1
+        self._wake.set()
+
+    def answered(self, estimated: int, used: int) -> None:
+        """An answer came, which cost ``used`` tokens."""
+        self._refused *= 1 - RECENT
+        self.tokens.give(estimated - used)
+        self.window = min(self.most, self.window + 1 / self.window)
+
+    def refused(self, retry_after: float | None) -> None:
+        """The server said that it was too much."""
+        self._refused += RECENT * (1 - self._refused)
+        if self._refused < TOO_MANY:
+            return
+        now = time.monotonic()
+        if now - self._halved_at > 1.0:  # once for those that were under way together
+            self.window = max(1.0, self.window / 2)
+            self._halved_at = now
+        if retry_after:
+            self._pause_until = max(self._pause_until, now + retry_after)
+
+    def read(self, headers: Mapping[str, str]) -> None:
+        """Take over the limits that the server tells, where the configuration names none."""
+        for bucket, name in ((self.requests, "requests"), (self.tokens, "tokens")):
+            told = headers.get(f"x-ratelimit-limit-{name}", "")
+            if bucket.per_minute is None and told.isdigit() and int(told) > 0:
+                bucket.per_minute = float(told)

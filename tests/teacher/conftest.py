@@ -1,0 +1,62 @@
+"""The server that fails, as a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fault_server.py"
+
+
+@dataclass(frozen=True)
+class FaultServer:
+    """A running benchmarks/fault_server.py."""
+
+    base_url: str
+    log: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def port(self) -> int:
+        return int(self.base_url.removesuffix("/v1").rpartition(":")[2])
+
+    def arrived(self) -> list[dict[str, Any]]:
+        """The log's lines of requests."""
+        return [line for line in self.lines() if "arrived" in line]
+
+    def paid(self) -> list[dict[str, Any]]:
+        """The log's lines of answers that cost."""
+        return [line for line in self.lines() if "time" in line]
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def fault_server(tmp_path: Path) -> Iterator[Callable[..., FaultServer]]:
+    """Starts servers, as in `fault_server(faults=0.2, latency=0.1)`, and kills them at the end."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(**options: float) -> FaultServer:
+        log = tmp_path / f"served_{len(processes)}.jsonl"
+        command = [sys.executable, str(PROGRAM), "--log", str(log)]
+        for name, value in options.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()  # empty when the process ended
+        assert line.startswith("listening on "), "the server did not start"
+        return FaultServer(line.split()[-1] + "/v1", log, process)
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()

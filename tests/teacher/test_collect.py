@@ -1,0 +1,171 @@
+"""The whole collection against a real server that limits and fails, killed and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fault_answers import answer_to, key_of
+
+from orca.mixture.query import QUERY_SCHEMA
+from orca.mixture.query_set import write_query_set
+from orca.teacher import Ledger
+from orca.teacher.request import Request
+from orca.traces import TraceSource
+
+ROOT = Path(__file__).resolve().parents[2]
+QUERIES = 300
+
+
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        {
+            "id": f"cot.{n:04d}",
+            "collection": "cot",
+            "task": "cot_test",
+            "system_message_id": 16,
+            "system_message": "You are an AI assistant." if n % 3 else "",
+            "query": f"What is {n} + {n}?",
+            "targets": [str(2 * n)],
+        }
+        for n in range(QUERIES)
+    ]
+    out = tmp_path_factory.mktemp("queries") / "set"
+    write_query_set(out, pa.Table.from_pylist(rows, QUERY_SCHEMA).to_batches(), {})
+    return out
+
+
+def command(server: Any, queries: Path, out: Path, *options: str) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "collect.py"),
+        "teacher=local",
+        f"teacher.endpoints.local.base_url={server.base_url}",
+        "teacher.endpoints.local.model=m",
+        "teacher.timeout=3",
+        "teacher.attempts=12",
+        f"queries={queries}",
+        f"out={out}",
+        *options,
+    ]
+
+
+def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_every_query_ends_once_whatever_the_server_does_and_whenever_it_is_killed(
+    fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    server = fault_server(faults=0.15, latency=0.1, hang=30, seed=3, slow=0.5)
+    out = tmp_path / "traces"
+    arguments = command(server, queries, out)
+    kills = 0
+    for wait in (3.0, 3.5):
+        process = subprocess.Popen(
+            arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(wait)
+        kills += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert kills == 2, "it ended before it was killed: the test would not test a kill"
+    done = run(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    ledger = Ledger(out / "ledger.sqlite", {})
+    rows = list(ledger.rows())
+    assert sorted(row["query"] for row in rows) == [f"cot.{n:04d}" for n in range(QUERIES)]
+    outcomes = Counter(row["outcome"] for row in rows)
+    assert outcomes["finished"] > 0.9 * QUERIES
+    for row in rows:
+        if row["outcome"] == "finished":
+            assert row["response"] == answer_to(row["text"]), "the answer is to another query"
+    interrupted = ledger.counts("result", "ended").get("interrupted", 0)
+    keys = {
+        key_of(Request(row["query"], row["system_message"], row["text"]).messages()): row
+        for row in rows
+    }
+    paid = Counter(line["key"] for line in server.paid())
+    assert set(paid) <= set(keys)
+    again = sum(paid.values()) - len(paid)
+    assert again <= interrupted + ledger.counts("result", "ended").get("timeout", 0)
+    traces = TraceSource("traces/*.parquet", "trace", str(out))
+    assert len(traces) == outcomes["finished"]
+    first = traces[0]
+    assert first.response == answer_to(first.query) and first.teacher == "local"
+
+
+def test_a_finished_collection_asks_nothing_again(
+    fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    server = fault_server(latency=0.01)
+    arguments = command(server, queries, tmp_path / "out", "limit=40")
+    assert run(arguments, tmp_path).returncode == 0
+    assert len(server.paid()) == 40
+    done = run(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(server.arrived()) == 40
+    more = run(command(server, queries, tmp_path / "out", "limit=50"), tmp_path)
+    assert more.returncode == 0 and len(server.arrived()) == 50
+
+
+def test_the_budget_stops_cleanly_and_the_same_command_goes_on(
+    fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    server = fault_server(latency=0.05)
+    prices = ["teacher.prices.completion=1000", "teacher.endpoints.local.concurrency=4"]
+    out = tmp_path / "out"
+    done = run(command(server, queries, out, *prices, "budget_usd=1.0"), tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert "the budget is spent" in done.stderr
+    ledger = Ledger(out / "ledger.sqlite", {})
+    spent, asked = ledger.total("dollars"), len(list(ledger.rows()))
+    ledger.close()
+    assert 0.5 < spent <= 1.0 and asked < QUERIES
+    more = run(command(server, queries, out, *prices, "limit=100"), tmp_path)
+    assert more.returncode == 0
+    assert len(server.paid()) == max(100, asked), "nothing was paid twice"
+
+
+def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
+    queries: Path, tmp_path: Path, fault_server: Callable[..., Any]
+) -> None:
+    secret = "sk-planted-4711"
+    server = fault_server(latency=0.01)
+    variable = "teacher.endpoints.local.key_variable=ORCA_TEST_KEY"
+    arguments = command(server, queries, tmp_path / "out", "limit=5", variable)
+    missing = run(arguments, tmp_path)
+    assert missing.returncode == 2 and "ORCA_TEST_KEY is needed" in missing.stderr
+    environment = {**os.environ, "ORCA_TEST_KEY": secret}
+    done = subprocess.run(
+        arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    wrong = [a.replace("/v1", "/elsewhere") for a in arguments]
+    refused = subprocess.run(
+        wrong, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert secret not in done.stdout + done.stderr + refused.stdout + refused.stderr
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) >= 2
+    assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def test_plan_sends_nothing(
+    fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    server = fault_server()
+    done = run(command(server, queries, tmp_path / "out", "plan=true"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "300" in done.stdout and not server.arrived()
+    assert not (tmp_path / "out").exists()

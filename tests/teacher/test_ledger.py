@@ -1,0 +1,104 @@
+"""What the ledger holds survives the program, and nothing is asked twice after its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orca.errors import UserError
+from orca.teacher import Endpoint, Ledger, Prices, Teacher
+from orca.teacher.ledger import INTERRUPTED
+from orca.teacher.request import Reply, Request
+
+TEACHER = Teacher("t", {"e": Endpoint("http://x", "m")}, Prices(1.0, 2.0, "2026-11-22"))
+
+
+def a_request(number: int) -> Request:
+    return Request(f"cot.{number}", "", f"query {number}", "cot", "task", ("gold",))
+
+
+async def answer(ledger: Ledger, number: int, outcome: str = "finished") -> None:
+    request = a_request(number)
+    sent = await ledger.send(request, request.hash(TEACHER), "e", 1)
+    reply = Reply(outcome, "e", f"answer {number}", "m-1", "stop", 10, 5)  # type: ignore[arg-type]
+    await ledger.finish(sent, "ok", request, reply, 0.25, None)
+
+
+def test_only_queries_without_outcome_are_asked(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite", {"teacher": "t"})
+
+    async def some() -> None:
+        await asyncio.gather(*(answer(ledger, n) for n in range(0, 10, 2)))
+
+    asyncio.run(some())
+    left = ledger.unanswered([a_request(n) for n in range(10)])
+    assert [one.id for one in left] == [f"cot.{n}" for n in (1, 3, 5, 7, 9)]
+    assert ledger.total("dollars") == 1.25
+    assert [row["response"] for row in ledger.rows()] == [f"answer {n}" for n in (0, 2, 4, 6, 8)]
+
+
+def test_a_query_has_one_outcome(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite", {})
+
+    async def twice() -> None:
+        await answer(ledger, 1)
+        await answer(ledger, 1)
+
+    with pytest.raises(UserError, match=r"l\.sqlite cannot be written"):
+        asyncio.run(twice())
+
+
+def test_other_settings_and_a_second_program_are_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite", {"temperature": 0.7})
+    with pytest.raises(UserError, match="does another program collect"):
+        Ledger(tmp_path / "l.sqlite", {"temperature": 0.7})
+    ledger.close()
+    with pytest.raises(UserError, match=r"temperature = 0\.7, and now it is 1\.0"):
+        Ledger(tmp_path / "l.sqlite", {"temperature": 1.0})
+
+
+PROGRAM = """
+import asyncio, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_ledger import TEACHER, a_request, answer
+from orca.teacher import Ledger
+
+async def main():
+    ledger = Ledger(Path({path!r}), {{}})
+    for number in range(20):
+        await answer(ledger, number)
+        print(number, flush=True)
+    for number in range(20, 23):
+        request = a_request(number)
+        await ledger.send(request, request.hash(TEACHER), "e", 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_committed_survives_a_kill_and_what_was_in_flight_is_counted(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "l.sqlite"
+    program = PROGRAM.format(tests=str(Path(__file__).parent), path=str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout.split() == [str(n) for n in range(20)]
+    ledger = Ledger(path, {})
+    assert ledger.interrupted == 3
+    assert ledger.counts("result", "ended") == {"ok": 20, INTERRUPTED: 3}
+    left = ledger.unanswered([a_request(n) for n in range(23)])
+    assert [one.id for one in left] == ["cot.20", "cot.21", "cot.22"]
+    ledger.close()
+    again = Ledger(path, {})
+    assert again.interrupted == 0, "counted once"

@@ -1,0 +1,123 @@
+"""Limits: rates are kept over any stretch of time, and the number at once adapts.
+
+The clock is the event loop's own, made to jump: no test waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca.teacher import limits
+from orca.teacher.limits import Limits, TokenBucket
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next thing to do."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
+            self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+def run(make: Callable[[JumpingLoop], Coroutine[Any, Any, Any]], patch: pytest.MonkeyPatch) -> Any:
+    loop = JumpingLoop()
+    patch.setattr(limits.time, "monotonic", loop.time)
+    try:
+        return loop.run_until_complete(make(loop))
+    finally:
+        loop.close()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(30, 6_000), st.lists(st.integers(1, 400), min_size=5, max_size=80), st.booleans()
+)
+def test_a_bucket_never_lets_more_pass_than_its_rate_and_wastes_nothing(
+    rate: int, units: list[int], together: bool
+) -> None:
+    passed: list[tuple[float, int]] = []
+
+    async def main(loop: JumpingLoop) -> None:
+        bucket = TokenBucket(rate)
+
+        async def one(n: int) -> None:
+            await bucket.take(n)
+            passed.append((loop.time(), n))
+
+        if together:
+            await asyncio.gather(*(one(n) for n in units))
+        else:
+            for n in units:
+                await one(n)
+
+    with pytest.MonkeyPatch.context() as patch:
+        run(main, patch)
+    burst = max(1.0, rate / 60)
+    total = 0
+    for at, n in passed:
+        total += n
+        assert total <= burst + rate / 60 * at + max(units) + 1e-6
+    assert passed[-1][0] <= sum(units) * 60 / rate + 1e-6
+    assert [n for _, n in passed] == units, "those who wait pass in turn"
+
+
+def test_one_429_among_answers_changes_nothing_and_many_halve_the_requests_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(loop: JumpingLoop) -> None:
+        one = Limits(None, None, 64)
+        for _ in range(200):
+            one.answered(10, 10)
+        grown = one.window
+        assert grown > 15
+        one.refused(30.0)
+        assert one.window == grown
+        await one.pass_on(1)
+        assert loop.time() == 0, "its own query waits, not the endpoint"
+        for _ in range(5):
+            loop.now += 0.01
+            one.refused(30.0)
+        assert one.window == grown / 2, "once for those that were under way together"
+        await one.pass_on(1)
+        assert loop.time() >= 30.0, "now the endpoint does what Retry-After says"
+
+    run(main, monkeypatch)
+
+
+def test_limits_that_the_server_tells_are_taken_where_none_is_configured() -> None:
+    own, told = Limits(60, None, 4), Limits(None, None, 4)
+    for one in (own, told):
+        one.read({"x-ratelimit-limit-requests": "500", "x-ratelimit-limit-tokens": "9000"})
+    assert (own.requests.per_minute, own.tokens.per_minute) == (60, 9000)
+    assert (told.requests.per_minute, told.tokens.per_minute) == (500, 9000)
+
+
+def test_no_more_are_under_way_than_the_window_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+
+    async def main(loop: JumpingLoop) -> None:
+        one = Limits(None, None, 3)
+
+        async def ask() -> None:
+            nonlocal most
+            await one.enter()
+            most = max(most, one.active)
+            await asyncio.sleep(1)
+            one.leave()
+
+        await asyncio.gather(*(ask() for _ in range(20)))
+        assert one.active == 0
+
+    run(main, monkeypatch)
+    assert most == 3
