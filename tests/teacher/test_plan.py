@@ -297,11 +297,12 @@ def test_the_figures_in_the_page_s_sentences_are_what_plans_say() -> None:
     quota = Endpoint("", "", requests_per_minute=5_000, tokens_per_minute=5_000_000)
     azure = [at_scale(replace(configured(t), endpoints={"a": quota})) for t in ("chatgpt", "gpt4")]
     seconds = at_scale(chatgpt).endpoints[0].latency
+    rate = at_scale(chatgpt).endpoints[0].per_minute
     (under_way,) = {endpoint.concurrency for endpoint in chatgpt.endpoints.values()}
     now = sum(at_scale(configured(t)).dollars for t in ("chatgpt", "gpt4"))
     for sentence in (
         f"${total:,.0f} for both, {at_scale(gpt4).dollars / total * 100:.0f} % of it GPT-4's",
-        f"{at_scale(chatgpt).endpoints[0].per_minute:.0f} requests a minute need {under_way} in flight",
+        f"{rate:.0f} requests a minute need {under_way} in flight",
         f"{answers:.2f} times",
         f"{120_000 / 300:.0f} tokens a request",
         f"{10_000 / 18:.0f} of GPT-4",
