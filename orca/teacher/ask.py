@@ -91,7 +91,9 @@ class Asking:
         budget: US dollars, of all programs that added to the ledger together; None: no limit.
 
     Attributes:
-        spent: dollars so far; ``reserved`` is what the requests under way may cost.
+        spent: dollars so far.
+        dearest: dollars of the dearest answer that came or is expected.
+        out_of_money: the budget ended the run.
         failure: what ended the run before its time.
     """
 
@@ -156,6 +158,9 @@ class Asking:
         request = task.request
         estimate = request.prompt_tokens() + (self.teacher.max_tokens or 0)
         await client.limits.pass_on(estimate)
+        if not self._affordable(request):
+            self.out_of_money = True
+            self.work.stop()
         if self.work.stopped:
             self.work.done()
             return
@@ -174,18 +179,26 @@ class Asking:
             client.limits.answered(estimate, answer.prompt_tokens + answer.completion_tokens)
         await self._finish(number, task, answer)
 
+    def _affordable(self, request: Request) -> bool:
+        """Whether this request and all that are under way fit into the budget, each as dear as the
+        dearest answer so far or as this one is expected to be."""
+        if self.budget is None:
+            return True
+        tokens = request.prompt_tokens(), round(self.teacher.expected_completion_tokens)
+        expected = dollars(Reply("finished", "", "", "", "", *tokens), self.teacher.prices)
+        self.dearest = max(self.dearest, expected)
+        under_way = sum(client.limits.active for client in self.clients)
+        return self.spent + under_way * self.dearest <= self.budget
+
     async def _finish(self, number: int, task: _Task, answer: Reply) -> None:
         reply = replace(answer, attempts=task.attempt)
         cost = dollars(reply, self.teacher.prices)
         self.spent += cost
         self.dearest = max(self.dearest, cost)
         found = self.gate(task.request, reply.text) if reply.outcome == "finished" else None
-        await self.ledger.finish(number, reply.error or "ok", task.request, reply, cost, found)
+        result = {"failed": reply.error, "rejected": "rejected"}.get(reply.outcome, "ok")
+        await self.ledger.finish(number, result, task.request, reply, cost, found)
         self.work.done()
-        under_way = sum(client.limits.active for client in self.clients)
-        if self.budget is not None and self.spent + under_way * self.dearest >= self.budget:
-            self.out_of_money = True
-            self.work.stop()
 
 
 def _pause(attempt: int, after: float | None) -> float:

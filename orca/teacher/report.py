@@ -45,7 +45,7 @@ async def show_progress(asking: Asking) -> None:
 def summary(ledger: Ledger, traces: int, out: Path) -> str:
     """What the ledger holds, in a few lines."""
     outcomes, results = ledger.counts("outcome"), ledger.counts("result", "ended")
-    failures = {name: n for name, n in results.items() if name != "ok" and name[:2] != "40"}
+    failures = {name: n for name, n in results.items() if name not in ("ok", "rejected")}
     lines = [
         f"{sum(outcomes.values()):,} queries have an outcome: "
         + (", ".join(f"{n:,} {name}" for name, n in outcomes.items()) or "none"),

@@ -71,11 +71,12 @@ def test_every_query_ends_once_whatever_the_server_does_and_whenever_it_is_kille
     out = tmp_path / "traces"
     arguments = command(server, queries, out)
     kills = 0
-    for wait in (3.0, 3.5):
+    for asked in (60, 150):
         process = subprocess.Popen(
             arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(wait)
+        while len(server.arrived()) < asked and process.poll() is None:
+            time.sleep(0.05)
         kills += process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -98,6 +99,7 @@ def test_every_query_ends_once_whatever_the_server_does_and_whenever_it_is_kille
     paid = Counter(line["key"] for line in server.paid())
     assert set(paid) <= set(keys)
     again = sum(paid.values()) - len(paid)
+    assert interrupted > 0, "nothing was in flight: the kills tested nothing"
     assert again <= interrupted + ledger.counts("result", "ended").get("timeout", 0)
     traces = TraceSource("traces/*.parquet", "trace", str(out))
     assert len(traces) == outcomes["finished"]
@@ -123,7 +125,7 @@ def test_the_budget_stops_cleanly_and_the_same_command_goes_on(
     fault_server: Callable[..., Any], queries: Path, tmp_path: Path
 ) -> None:
     server = fault_server(latency=0.05)
-    prices = ["teacher.prices.completion=1000", "teacher.endpoints.local.concurrency=4"]
+    prices = ["teacher.prices.completion=1000", "teacher.expected_completion_tokens=20"]
     out = tmp_path / "out"
     done = run(command(server, queries, out, *prices, "budget_usd=1.0"), tmp_path)
     assert done.returncode == 75, done.stderr
