@@ -24,14 +24,14 @@ from orca.errors import UserError
 from orca.mixture.card import query_card, save_card
 from orca.mixture.engine import engine
 from orca.mixture.extract import draw, stage
-from orca.mixture.hygiene import run_checks
+from orca.mixture.hygiene import run_checks, without
 from orca.mixture.messages import SystemMessages
 from orca.mixture.mixture import Mixture
 from orca.mixture.multiple_choice import shows_options
 from orca.mixture.output import complete_directory
 from orca.mixture.pool import PoolFile
 from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import read_queries, write_query_set
+from orca.mixture.query_set import first, read_queries, write_query_set
 from orca.mixture.sampling import check_number
 from orca.mixture.scan import Scan, scan
 from orca.mixture.tasks import training_tasks
@@ -114,7 +114,7 @@ def _build(
             "hygiene": hygiene,
             "configuration": dict(configuration),
             "versions": facts["versions"],
-            "seconds": {name: round(value, 1) for name, value in seconds.items()},
+            "seconds": seconds,
         },
     )
     save_card(card, out)
@@ -202,19 +202,6 @@ def _finished(
         )
 
 
-def _survivors(drawn: Path, gone: pa.Array, wanted: int | None) -> Iterator[pa.RecordBatch]:
-    """The first ``wanted`` queries that no check has removed."""
-    left = wanted
-    for batch in read_queries(drawn):
-        batch = batch.filter(pc.invert(pc.is_in(batch["id"], gone)))
-        if left is not None:
-            batch = batch.slice(0, left)
-            left -= len(batch)
-        yield batch
-        if left == 0:
-            return
-
-
 FINDINGS_SCHEMA = pa.schema(
     {
         "check": pa.string(),
@@ -248,13 +235,12 @@ def _clean(mixture: Mixture, drawn: Path, out: Path) -> tuple[set[str], dict[str
         for batch in read_queries(drawn):
             for check in checks:
                 details = found[check.name]
-                rows = pc.is_in(batch["id"], pa.array(details, pa.string()))
-                table = pa.Table.from_batches([batch.filter(rows)])
-                texts = [details[identity] for identity in table["id"].to_pylist()]
+                texts = pa.array(map(details.get, batch["id"].to_pylist()), pa.string())
+                table = pa.Table.from_batches([batch.filter(pc.is_valid(texts))])
                 columns = {
                     "check": pa.repeat(check.name, len(table)),
                     "removed": pa.repeat(check.remove, len(table)),
-                    "detail": pa.array(texts, pa.string()),
+                    "detail": texts.drop_null(),
                     **{name: table[name] for name in ("id", "collection", "task", "query")},
                 }
                 writer.write_table(pa.table(columns, FINDINGS_SCHEMA))
@@ -265,10 +251,9 @@ def _write_sets(
     mixture: Mixture, drawn: Path, removed: set[str], out: Path, facts: Mapping[str, Any]
 ) -> dict[str, Path]:
     directories = {}
-    gone = pa.array(sorted(removed), pa.string())
     for name, wanted in mixture.sets.items():
         directories[name] = out / name
-        queries = _survivors(drawn, gone, wanted)
+        queries = first(without(removed, read_queries(drawn)), wanted)
         manifest = write_query_set(out / name, queries, {"set": name, **facts})
         short = f" (asked for {wanted:,})" if wanted and manifest["queries"] < wanted else ""
         print(f"{name}: {manifest['queries']:,} queries{short}", flush=True)

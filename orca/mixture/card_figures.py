@@ -16,9 +16,9 @@ MEASURE_NAMES = {
 }
 TYPE_NOTE = (
     "The template type is FLAN’s where the source says it. For templates rendered from raw rows it "
-    "is promptsource’s flag (choices_in_prompt); for tables of CoT, zs_opt is a question with a "
-    "line that begins with “Options:” (inverted tasks are all zs_noopt); for NiV2 it is always "
-    "zs_opt, options or not, as FLAN has no other; and it is zs where the rows do not say."
+    "is promptsource’s flag (choices_in_prompt); for tables of CoT, zs_opt is a query with a "
+    "line that begins with “Options:”; for NiV2 it is always zs_opt, options or not, as FLAN has "
+    "no other; and it is zs where the rows do not say."
 )
 FEW = 3  # largest and smallest tasks of a collection
 

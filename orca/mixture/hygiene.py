@@ -45,6 +45,14 @@ class Check(Protocol):
         ...
 
 
+def check_names(checks: Iterable[Check]) -> None:
+    """Raises :class:`UserError` where two checks have one name: findings go by it."""
+    names = [check.name for check in checks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two checks are called {name!r}: give one of them another name")
+
+
 def run_checks(
     checks: Sequence[Check], queries: Callable[[], Iterable[pa.RecordBatch]]
 ) -> dict[str, dict[str, str]]:
@@ -59,15 +67,12 @@ def run_checks(
     Raises:
         UserError: two checks have one name.
     """
-    names = [check.name for check in checks]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two checks are called {name!r}: give one of them another name")
+    check_names(checks)
     found: dict[str, dict[str, str]] = {}
     removed: set[str] = set()
     for check in checks:
         details = found[check.name] = {}
-        for finding in check.find(_without(removed, queries())):
+        for finding in check.find(without(removed, queries())):
             if finding.id in details:
                 raise ValueError(f"check {check.name!r} found {finding.id!r} twice")
             details[finding.id] = finding.detail
@@ -76,7 +81,8 @@ def run_checks(
     return found
 
 
-def _without(removed: set[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def without(removed: set[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The queries whose id is not among ``removed``."""
     for batch in batches:
         if removed:
             stays = [one not in removed for one in batch.column("id").to_pylist()]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orca.errors import UserError
-from orca.mixture.hygiene import Check
+from orca.mixture.hygiene import Check, check_names
 from orca.mixture.messages import SYSTEM_MESSAGE_IDS, SystemMessages
 from orca.mixture.pool import Source
 from orca.mixture.sampling import Sampler, check_number
@@ -66,10 +66,7 @@ class Mixture:
         for name, check in self.hygiene.items():
             if not hasattr(check, "find"):
                 raise UserError(f"hygiene.{name} is {check!r}, not a check (has it a _target_?)")
-        names = [check.name for check in self.hygiene.values()]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"hygiene: two checks have the name {name!r}; give one another")
+        check_names(self.hygiene.values())
         if self.on_bad_row not in ("fail", "skip"):
             raise UserError(f"mixture.on_bad_row={self.on_bad_row!r}: fail or skip")
         if not isinstance(self.name, str) or not isinstance(self.seed, int):

@@ -82,8 +82,9 @@ class Promptsource:
     """Candidates of raw datasets: every English template over every row.
 
     A template that leaves query or target empty says by this that it does not suit the row
-    (promptsource's convention): there is no candidate then, and no problem. The same goes for
-    rows whose ``label`` is -1, which is how hidden labels are published.
+    (promptsource's convention): there is no candidate then, and the row is counted as
+    ``not_suited``. The same goes for rows whose ``label`` is -1, which is how hidden labels are
+    published.
 
     Args:
         datasets: the raw sets by the name that becomes their task.

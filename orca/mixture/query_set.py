@@ -93,6 +93,18 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield rest
 
 
+def first(batches: Iterable[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    """The first ``limit`` rows (None: all); no more batches than these are read."""
+    left = limit
+    for batch in batches:
+        if left is not None:
+            batch = batch.slice(0, left)
+            left -= len(batch)
+        yield batch
+        if left == 0:
+            return
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a query set; raises :class:`UserError` where there is none."""
     try:

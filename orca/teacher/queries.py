@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from orca.mixture.query_set import read_manifest, read_queries
+from orca.mixture.query_set import first, read_queries
 from orca.teacher.request import Request
 
 COLUMNS = ("id", "system_message", "query", "collection", "task", "targets")
@@ -20,10 +20,7 @@ def read_requests(directory: Path, limit: int | None = None) -> Iterator[list[Re
     Raises:
         UserError: ``directory`` is no query set, or a file of it is broken.
     """
-    left = read_manifest(directory)["queries"] if limit is None else limit
-    for batch in read_queries(directory):
+    for batch in first(read_queries(directory), limit):
         for start in range(0, batch.num_rows, 1_000):
-            rows = batch.slice(start, min(1_000, left)).select(COLUMNS).to_pylist()
-            left -= len(rows)
-            if rows:
-                yield [Request(**{**row, "targets": tuple(row["targets"])}) for row in rows]
+            rows = batch.slice(start, 1_000).select(COLUMNS).to_pylist()
+            yield [Request(**{**row, "targets": tuple(row["targets"])}) for row in rows]
