@@ -15,66 +15,109 @@ import signal
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from orca.config import check_config, run_program
-from orca.errors import Unfinished
+from orca.errors import Unfinished, UserError
+from orca.mixture.sampling import check_number
 from orca.teacher import (
     Asking,
     Ledger,
+    Progress,
+    Shards,
     Teacher,
+    collection_report,
+    count_requests,
     ledger_facts,
     plan,
     plan_report,
     read_requests,
     run_gates,
+    save_report,
     show_progress,
     summary,
     unanswered,
-    write_rejected,
-    write_traces,
 )
 
-OPTIONS = ("teacher", "gates", "queries", "out", "limit", "budget_usd", "plan", "paths")
+OPTIONS = (
+    "teacher", "gates", "logger", "queries", "out", "limit", "budget_usd", "plan", "ask_again",
+    "student_system_message", "run", "paths",
+)  # fmt: skip
 
 
 def main(config: DictConfig) -> None:
     """Ask, and write what was answered, whatever ends the program."""
     check_config(config, OPTIONS)
     teacher: Teacher = instantiate(config.teacher, _convert_="all")
-    queries = Path(config.queries)
+    _check(config, teacher)
+    queries, out = Path(config.queries), Path(config.out)
     if config.plan:
         batches = read_requests(queries, config.limit)
         requests = (request for batch in batches for request in batch)
         print(plan_report(plan(requests, teacher, teacher.expected_completion_tokens)))
         return
-    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out / "ledger.sqlite", ledger_facts(teacher, queries))
     try:
-        asking = asyncio.run(_ask(config, teacher, ledger, queries))
+        collect(config, teacher, ledger, queries, out)
     finally:
-        traces = write_traces(ledger, teacher.name, out)
-        write_rejected(ledger, teacher.name, out)
-        print(summary(ledger, traces, out), flush=True)
+        ledger.close()
+
+
+def collect(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path, out: Path) -> None:
+    gates = instantiate(config.gates, _convert_="all")
+    gate = functools.partial(run_gates, list(gates.values()))
+    if other := ledger.judge(OmegaConf.to_container(config.gates, resolve=True), gate):
+        print(f"the gates are other than before: {other:,} responses are judged otherwise")
+    if again := ledger.withdraw(config.ask_again):
+        print(f"{again:,} queries are asked again")
+    keep = {"finished", *(one for one in ("length",) if teacher.policy(one) == "keep")}
+    shards = Shards(ledger, out, teacher.name, keep, config.student_system_message)
+    requests = unanswered(read_requests(queries, config.limit), ledger)
+    asking = Asking(teacher, ledger, requests, gate, config.budget_usd)
+    progress = Progress(asking, count_requests(queries, config.limit))
+    try:
+        asyncio.run(_ask(config, asking, progress, shards))
+    finally:
+        traces, _ = shards.write()
+        report = {**collection_report(ledger, teacher.name), "traces": traces}
+        save_report(report, out)
+        print(summary(report, out), flush=True)
     if asking.work.stopped:
         why = "the budget is spent" if asking.out_of_money else "stopped"
         raise Unfinished(f"{why}: the same command goes on")
 
 
-async def _ask(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path) -> Asking:
-    requests = unanswered(read_requests(queries, config.limit), ledger)
-    gates = instantiate(config.gates, _convert_="all").values()
-    gate = functools.partial(run_gates, list(gates))
-    asking = Asking(teacher, ledger, requests, gate, config.budget_usd)
+async def _ask(config: DictConfig, asking: Asking, progress: Progress, shards: Shards) -> None:
+    logger = None
+    if config.logger:  # logger=csv has none: the ledger has every figure
+        logger = instantiate(config.logger, directory=config.out, name=config.run)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asking.stop)
-    progress = asyncio.create_task(show_progress(asking))
+    log = logger.log_metrics if logger else None
+    showing = asyncio.create_task(
+        show_progress(progress, log, each=lambda: shards.write(whole=True))
+    )
     try:
         await asking.run()
     finally:
-        progress.cancel()
-    return asking
+        showing.cancel()
+        if logger:
+            progress.look()
+            logger.log_metrics(progress.metrics(), asking.outcomes.total())
+            logger.finalize("success")
+
+
+def _check(config: DictConfig, teacher: Teacher) -> None:
+    if config.limit is not None:
+        check_number("limit", config.limit)
+    budget = config.budget_usd
+    if budget is None:
+        return
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not budget > 0:
+        raise UserError(f"budget_usd={budget!r}: US dollars, more than 0, or null")
+    if not teacher.prices.dollars(1, 1):
+        raise UserError("budget_usd: the prices of this teacher are 0 (teacher.prices)")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from orca.errors import UserError
+from orca.mixture.query import CHARACTERS_PER_TOKEN
 from orca.percentiles import percentiles
 
 PAPER: dict[str, dict[str, Any]] = {
@@ -32,7 +33,6 @@ PRICES: dict[str, dict[str, float]] = {
 }
 """Dollars per 1,000 tokens: Table 4 of the paper, as it was in 2023."""
 
-CHARACTERS_A_TOKEN = 4  # for an estimate without a tokenizer, of English
 LONG_REQUESTS = (2_048, 4_096)  # estimated tokens; a request is a system message and its query
 
 MEASURES = ("query_characters", "query_words", "target_characters", "target_words")
@@ -115,7 +115,7 @@ def _requests(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     return {
         "request_characters": characters,
-        "estimated_tokens": characters // CHARACTERS_A_TOKEN,
+        "estimated_tokens": characters // CHARACTERS_PER_TOKEN,
         "longest_request": max((part["longest_request"] for part in parts), default=0),
         "requests_over": over,
     }
@@ -123,7 +123,7 @@ def _requests(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _collections(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, dict[str, Any]]:
     over = ", ".join(
-        f"'{n}': count(*) FILTER (request_characters > {CHARACTERS_A_TOKEN * n})"
+        f"'{n}': count(*) FILTER (request_characters > {CHARACTERS_PER_TOKEN * n})"
         for n in LONG_REQUESTS
     )
     counted = rows(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orca.mixture.card_counts import CHARACTERS_A_TOKEN, LONG_REQUESTS
+from orca.mixture.card_counts import LONG_REQUESTS
+from orca.mixture.query import CHARACTERS_PER_TOKEN
 
 UNKNOWN = "–"
 MEASURE_NAMES = {
@@ -141,7 +142,7 @@ def request_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
             "queries": counts["queries"],
             "estimated_tokens": counts["estimated_tokens"],
             "longest": counts["longest_request"],
-            "longest_tokens": counts["longest_request"] // CHARACTERS_A_TOKEN,
+            "longest_tokens": counts["longest_request"] // CHARACTERS_PER_TOKEN,
             "over": {
                 int(tokens): n / counts["queries"] if counts["queries"] else None
                 for tokens, n in counts["requests_over"].items()
@@ -154,12 +155,12 @@ def request_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 def request_note() -> str:
     """What the estimate is, and its thresholds in characters."""
     limits = " and ".join(
-        f"{number(tokens)} tokens are {number(CHARACTERS_A_TOKEN * tokens)} characters"
+        f"{number(tokens)} tokens are {number(CHARACTERS_PER_TOKEN * tokens)} characters"
         for tokens in LONG_REQUESTS
     )
     return (
         "A request is a system message with its query. Tokens are an estimate at "
-        f"{CHARACTERS_A_TOKEN} characters a token ({limits}); code and languages other than "
+        f"{CHARACTERS_PER_TOKEN} characters a token ({limits}); code and languages other than "
         "English take more."
     )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+CHARACTERS_PER_TOKEN = 4
+"""For an estimate without a tokenizer, of English."""
+
 QUERY_SCHEMA = pa.schema(
     {
         "id": pa.string(),  # unique: the collection and a hash of where the query comes from

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from orca.teacher.client import Client, Retry
-from orca.teacher.ledger import Ledger
+from orca.errors import UserError
+from orca.teacher.client import Client, Refused, Retry
+from orca.teacher.ledger import Gate, Ledger
+from orca.teacher.limits import LONGEST_PAUSE, Limits
 from orca.teacher.request import Reply, Request
-from orca.teacher.settings import Prices, Teacher
+from orca.teacher.settings import Teacher
 
-LONGEST_PAUSE = 60.0
-Gate = Callable[[Request, str], tuple[str, str] | None]
-"""(gate, reason) where a response is rejected."""
+ALL_REJECTED = 20  # requests in a row, without any answer, that show a fault of the settings
 
 
 @dataclass(order=True)
-class _Task:
+class Task:
+    """A query on its way, and which attempt comes next."""
+
     ready: float
     number: int
     request: Request = field(compare=False)
@@ -32,13 +36,13 @@ class Work:
 
     def __init__(self, requests: Iterator[Request]) -> None:
         self._new = requests
-        self._later: list[_Task] = []
+        self._later: list[Task] = []
         self._number = 0
         self._open = 0  # handed out and not done
         self._changed = asyncio.Event()
         self.stopped = False
 
-    async def take(self) -> _Task | None:
+    async def take(self) -> Task | None:
         """The next query to ask; None when there will be no more."""
         while not self.stopped:
             now = time.monotonic()
@@ -49,7 +53,7 @@ class Work:
             if request is not None:
                 self._open += 1
                 self._number += 1
-                return _Task(now, self._number, request)
+                return Task(now, self._number, request)
             if not self._later and not self._open:
                 return None
             self._changed.clear()
@@ -60,10 +64,10 @@ class Work:
                 continue
         return None
 
-    def again(self, task: _Task, wait: float) -> None:
-        """Ask once more, after ``wait`` seconds."""
+    def again(self, task: Task, wait: float, attempt: int) -> None:
+        """Hand it out once more after ``wait`` seconds, for this attempt."""
         self._open -= 1
-        later = _Task(time.monotonic() + wait, task.number, task.request, task.attempt + 1)
+        later = Task(time.monotonic() + wait, task.number, task.request, attempt)
         heapq.heappush(self._later, later)
         self._changed.set()
 
@@ -78,11 +82,6 @@ class Work:
         self._changed.set()
 
 
-def dollars(reply: Reply, prices: Prices) -> float:
-    """What an answer cost."""
-    return (reply.prompt_tokens * prices.prompt + reply.completion_tokens * prices.completion) / 1e6
-
-
 class Asking:
     """One run over the queries.
 
@@ -91,7 +90,11 @@ class Asking:
         budget: US dollars, of all programs that added to the ledger together; None: no limit.
 
     Attributes:
-        spent: dollars so far.
+        clients: endpoints that are asked, by name.
+        outcomes: how many queries have come to which outcome, in all programs together.
+        results: how the attempts of this program ended, by endpoint.
+        done: queries that this program brought to their outcome, by endpoint.
+        spent: dollars so far, of all programs together.
         dearest: dollars of the dearest answer that came or is expected.
         out_of_money: the budget ended the run.
         failure: what ended the run before its time.
@@ -107,24 +110,31 @@ class Asking:
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
-        self.clients = [Client(name, one, teacher) for name, one in teacher.endpoints.items()]
+        self.clients = {name: Client(name, one, teacher) for name, one in teacher.endpoints.items()}
         self.work = Work(requests)
         self.gate = gate
         self.budget = budget
+        self.outcomes = Counter(ledger.counts("outcome"))
+        self.results: dict[str, Counter[str]] = {name: Counter() for name in self.clients}
+        self.done = dict.fromkeys(self.clients, 0)
         self.spent = ledger.total("dollars")
         self.dearest = 0.0
         self.failure: BaseException | None = None
         self.out_of_money = False
+        self._rejected = 0  # in a row
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Ask until every query has its outcome, the budget is spent or :meth:`stop` was called.
 
         Raises:
-            UserError: an endpoint refuses everything, or the ledger cannot be written.
+            UserError: every endpoint refuses, no request is valid, or the ledger cannot be
+                written.
         """
-        await asyncio.gather(*(self._serve(client) for client in self.clients))
+        clients = list(self.clients.values())
+        await asyncio.gather(*(self._serve(client) for client in clients))
         await asyncio.gather(*self._tasks)
+        await asyncio.gather(*(client.close() for client in clients))
         if self.failure is not None:
             raise self.failure
 
@@ -133,7 +143,7 @@ class Asking:
         self.work.stop()
 
     async def _serve(self, client: Client) -> None:
-        while True:
+        while client.name in self.clients:
             await client.limits.enter()
             task = await self.work.take()
             if task is None:
@@ -144,7 +154,7 @@ class Asking:
             running.add_done_callback(self._tasks.discard)
             await asyncio.sleep(0)
 
-    async def _ask(self, client: Client, task: _Task) -> None:
+    async def _ask(self, client: Client, task: Task) -> None:
         try:
             await self._ask_once(client, task)
         except BaseException as error:
@@ -154,51 +164,92 @@ class Asking:
         finally:
             client.limits.leave()
 
-    async def _ask_once(self, client: Client, task: _Task) -> None:
+    async def _ask_once(self, client: Client, task: Task) -> None:
         request = task.request
         estimate = request.prompt_tokens() + (self.teacher.max_tokens or 0)
         await client.limits.pass_on(estimate)
         if not self._affordable(request):
             self.out_of_money = True
             self.work.stop()
+        if client.name not in self.clients:
+            self.work.again(task, 0.0, task.attempt)
+            return
         if self.work.stopped:
             self.work.done()
             return
         hashed = request.hash(self.teacher)
         number = await self.ledger.send(request, hashed, client.name, task.attempt)
-        answer = await client.ask(request)
+        try:
+            answer = await client.ask(request)
+        except Refused as refused:
+            await self.ledger.end(number, "refused")
+            self._leave_out(client, refused)
+            self.work.again(task, 0.0, task.attempt)
+            return
+        _adapt(client.limits, answer, estimate)
+        await self._end(client.name, number, task, answer)
+
+    def _leave_out(self, client: Client, refused: Refused) -> None:
+        if self.clients.pop(client.name, None) is None:
+            return  # another of its requests said so before
+        if not self.clients:
+            raise refused
+        rest = ", ".join(self.clients)
+        print(f"{refused}; going on without it: {rest}", file=sys.stderr, flush=True)
+
+    async def _end(self, endpoint: str, number: int, task: Task, answer: Reply | Retry) -> None:
+        """Record how the attempt ended; then ask again, or record what the query came to."""
         if isinstance(answer, Retry):
-            if answer.kind == "429":
-                client.limits.refused(answer.after)
-            if task.attempt < self.teacher.attempts:
-                await self.ledger.end(number, answer.kind)
-                self.work.again(task, _pause(task.attempt, answer.after))
-                return
-            answer = Reply("failed", client.name, error=answer.kind)
+            kind, cost, again, pause = answer.kind, 0.0, True, _pause(task.attempt, answer.after)
+            reply = Reply("failed", endpoint, error=kind)
         else:
-            client.limits.answered(estimate, answer.prompt_tokens + answer.completion_tokens)
-        await self._finish(number, task, answer)
+            kind, reply, pause = answer.outcome, answer, 0.0
+            cost = self.teacher.prices.dollars(reply.prompt_tokens, reply.completion_tokens)
+            again = self.teacher.policy(reply.outcome) == "again"
+        self.results[endpoint][kind] += 1
+        self.spent += cost
+        self.dearest = max(self.dearest, cost)
+        if again and task.attempt < self.teacher.attempts:
+            await self.ledger.end(number, kind, reply, cost)
+            self.work.again(task, pause, task.attempt + 1)
+            return
+        found = self.gate(task.request, reply.text) if reply.outcome == "finished" else None
+        await self.ledger.finish(number, task.request, reply, cost, task.attempt, found)
+        self.outcomes[reply.outcome] += 1
+        self.done[endpoint] += 1
+        self.work.done()
+        self._check_rejected(reply)
+
+    def _check_rejected(self, reply: Reply) -> None:
+        if reply.outcome in ("finished", "length"):
+            self._rejected = 0
+        self._rejected += reply.outcome == "rejected"
+        if self._rejected == ALL_REJECTED:
+            raise UserError(
+                f"endpoint {reply.endpoint} rejects every request ({reply.error}: "
+                f"{reply.reason!r}): see teacher.settings; ask_again=[rejected] asks them once more"
+            )
 
     def _affordable(self, request: Request) -> bool:
         """Whether this request and all that are under way fit into the budget, each as dear as the
         dearest answer so far or as this one is expected to be."""
         if self.budget is None:
             return True
-        tokens = request.prompt_tokens(), round(self.teacher.expected_completion_tokens)
-        expected = dollars(Reply("finished", "", "", "", "", *tokens), self.teacher.prices)
+        expected = self.teacher.prices.dollars(
+            request.prompt_tokens(), self.teacher.expected_completion_tokens
+        )
         self.dearest = max(self.dearest, expected)
-        under_way = sum(client.limits.active for client in self.clients)
+        under_way = sum(client.limits.active for client in self.clients.values())
         return self.spent + under_way * self.dearest <= self.budget
 
-    async def _finish(self, number: int, task: _Task, answer: Reply) -> None:
-        reply = replace(answer, attempts=task.attempt)
-        cost = dollars(reply, self.teacher.prices)
-        self.spent += cost
-        self.dearest = max(self.dearest, cost)
-        found = self.gate(task.request, reply.text) if reply.outcome == "finished" else None
-        result = {"failed": reply.error, "rejected": "rejected"}.get(reply.outcome, "ok")
-        await self.ledger.finish(number, result, task.request, reply, cost, found)
-        self.work.done()
+
+def _adapt(limits: Limits, answer: Reply | Retry, estimate: int) -> None:
+    if isinstance(answer, Reply):
+        limits.answered(estimate, answer.prompt_tokens + answer.completion_tokens)
+    elif answer.kind == "429":
+        limits.refused(answer.after)
+    else:
+        limits.failed()
 
 
 def _pause(attempt: int, after: float | None) -> float:

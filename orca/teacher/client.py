@@ -22,6 +22,8 @@ OUTCOMES: dict[str, Outcome] = {
 }
 """What a finish reason makes of a query."""
 
+LONGEST_REASON = 300  # characters of a server's words
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -29,6 +31,20 @@ class Retry:
 
     kind: str
     after: float | None = None
+
+
+class Refused(UserError):
+    """The endpoint will answer no request at all (key, address, model, quota)."""
+
+
+def connect(endpoint: Endpoint, timeout: float) -> openai.AsyncOpenAI:
+    """The package's client of an endpoint, without retries of its own."""
+    common: dict[str, Any] = {"api_key": endpoint.key(), "max_retries": 0, "timeout": timeout}
+    if endpoint.kind == "azure":
+        return openai.AsyncAzureOpenAI(
+            azure_endpoint=endpoint.base_url, api_version=endpoint.api_version, **common
+        )
+    return openai.AsyncOpenAI(base_url=endpoint.base_url, **common)
 
 
 class Client:
@@ -41,44 +57,23 @@ class Client:
         self.limits = Limits(
             endpoint.requests_per_minute, endpoint.tokens_per_minute, endpoint.concurrency
         )
-        if endpoint.kind == "azure":
-            self._openai: openai.AsyncOpenAI = openai.AsyncAzureOpenAI(
-                azure_endpoint=endpoint.base_url,
-                api_version=endpoint.api_version,
-                api_key=endpoint.key(),
-                max_retries=0,
-                timeout=teacher.timeout,
-            )
-        else:
-            self._openai = openai.AsyncOpenAI(
-                base_url=endpoint.base_url,
-                api_key=endpoint.key(),
-                max_retries=0,
-                timeout=teacher.timeout,
-            )
+        self._openai = connect(endpoint, teacher.timeout)
 
     async def ask(self, request: Request) -> Reply | Retry:
         """Send the request once.
 
         Raises:
-            UserError: the endpoint will refuse every request (key, address, model).
+            Refused: the endpoint will answer no request at all.
         """
         start = time.monotonic()
-        body: dict[str, Any] = {
-            "model": self.endpoint.model,
-            "messages": request.messages(),
-            "temperature": self.teacher.temperature,
-            "top_p": self.teacher.top_p,
-        }
-        if self.teacher.max_tokens is not None:
-            body["max_tokens"] = self.teacher.max_tokens
+        model, messages = self.endpoint.model, request.messages()
         create: Any = self._openai.chat.completions.with_raw_response.create
         try:
             # The package's own timeout is for each read, so that a slow body may take for ever.
             async with asyncio.timeout(self.teacher.timeout):
-                raw = await create(**body)
+                raw = await create(model=model, messages=messages, extra_body=self.teacher.body)
             self.limits.read(raw.headers)
-            return self._reply(raw.http_response.json(), time.monotonic() - start)
+            return read_answer(raw.http_response.json(), self.name, time.monotonic() - start)
         except openai.APIStatusError as error:
             return self._refusal(error)
         except (TimeoutError, openai.APITimeoutError):
@@ -88,40 +83,42 @@ class Client:
         except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError):
             return Retry("malformed")
 
-    def _reply(self, body: Any, latency: float) -> Reply | Retry:
-        try:
-            choice = body["choices"][0]
-            text, finish = choice["message"]["content"], choice["finish_reason"]
-            usage = body.get("usage") or {}
-            tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-            outcome = OUTCOMES[finish]
-            if text is not None and not isinstance(text, str):
-                return Retry("malformed")
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            return Retry("malformed")
-        model = str(body.get("model", ""))
-        return Reply(outcome, self.name, text or "", model, finish, *tokens, latency=latency)
+    async def close(self) -> None:
+        await self._openai.close()
 
     def _refusal(self, error: openai.APIStatusError) -> Reply | Retry:
         status, code = error.status_code, str(error.code or "")
+        after = _seconds(error.response.headers.get("retry-after"))
         if status == 429 and code == "insufficient_quota":
-            raise UserError(f"endpoint {self.name}: its quota is used up") from None
-        if status == 429:
-            return Retry("429", _seconds(error.response.headers.get("retry-after")))
+            raise Refused(f"endpoint {self.name}: its quota is used up") from None
         if status in (401, 403, 404):
-            raise UserError(
+            raise Refused(
                 f"endpoint {self.name} ({self.endpoint.base_url}, model {self.endpoint.model}) "
                 f"answers {status}: check address, model and the key in "
                 f"{self.endpoint.key_variable or 'key_variable (none is set)'}"
             ) from None
-        if status in (408, 409) or status >= 500:
-            return Retry(str(status), _seconds(error.response.headers.get("retry-after")))
-        filtered = code == "content_filter"
-        return Reply(
-            "content_filter" if filtered else "rejected",
-            self.name,
-            error=f"{status} {code}".strip(),
-        )
+        if status in (408, 409, 429) or status >= 500:
+            return Retry(str(status), after)
+        outcome: Outcome = "content_filter" if code == "content_filter" else "rejected"
+        words = error.body.get("message") if isinstance(error.body, dict) else None
+        reason = str(words or "").replace(self.endpoint.key(), "[key]")[:LONGEST_REASON]
+        return Reply(outcome, self.name, error=f"{status} {code}".strip(), reason=reason)
+
+
+def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
+    """The answer in the body of a response with status 200."""
+    try:
+        choice = body["choices"][0]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+        usage = body.get("usage") or {}
+        tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        outcome = OUTCOMES[finish]
+        if text is not None and not isinstance(text, str):
+            return Retry("malformed")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return Retry("malformed")
+    model = str(body.get("model", ""))
+    return Reply(outcome, endpoint, text or "", model, finish, *tokens, latency=latency)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -1,8 +1,10 @@
 """The ledger: every request that was sent and what each query came to, in one SQLite file.
 
-Records are only ever added: ``sent`` before a request leaves, ``ended`` when its attempt is over,
-``replies`` when a query has its outcome. What is committed survives the death of the process (WAL);
-records are committed together every few milliseconds, and a request leaves only when its record is.
+``sent`` is added to before a request leaves, ``ended`` when its attempt is over, ``replies`` when a
+query has its outcome. Nothing of it is changed but the gates' judgement, which follows from the
+rest; only replies without an answer are withdrawn, on demand. What is committed survives the death
+of the process (WAL); records are committed together every few milliseconds, and a request leaves
+only when its record is.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,27 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sent (
   number INTEGER PRIMARY KEY, query TEXT NOT NULL, request TEXT NOT NULL, endpoint TEXT NOT NULL,
-  attempt INTEGER NOT NULL, at REAL NOT NULL);
+  attempt INTEGER NOT NULL, at REAL NOT NULL, batch INTEGER);
 CREATE TABLE IF NOT EXISTS ended (
-  number INTEGER PRIMARY KEY, result TEXT NOT NULL, at REAL NOT NULL);
+  number INTEGER PRIMARY KEY, result TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
-  number INTEGER PRIMARY KEY, query TEXT NOT NULL UNIQUE, request TEXT NOT NULL,
+  number INTEGER PRIMARY KEY AUTOINCREMENT, query TEXT NOT NULL UNIQUE, sent INTEGER NOT NULL,
   outcome TEXT NOT NULL, gate TEXT NOT NULL, reason TEXT NOT NULL, response TEXT NOT NULL,
   endpoint TEXT NOT NULL, model TEXT NOT NULL, finish_reason TEXT NOT NULL,
-  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL,
-  latency REAL NOT NULL, attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL,
+  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, latency REAL NOT NULL,
+  attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL,
   system_message TEXT NOT NULL, text TEXT NOT NULL, collection TEXT NOT NULL, task TEXT NOT NULL,
   targets TEXT NOT NULL);
 """
-END = "INSERT INTO ended VALUES (?, ?, ?)"
-Found = tuple[str, str] | None
+SEND = "INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)"
+END = "INSERT INTO ended VALUES (?, ?, ?, ?, ?, ?)"
+REPLY = f"INSERT INTO replies VALUES (NULL{', ?' * 20})"
+WITHDRAWABLE = ("failed", "rejected")
+"""Outcomes without an answer, which may be withdrawn so that their queries are asked again."""
 COMMIT_EVERY = 0.02  # seconds
+Gate = Callable[[Request, str], tuple[str, str] | None]
+"""(gate, reason) where a response is rejected."""
 INTERRUPTED = "interrupted"
 """Result of a request that was in flight when its program died."""
 
@@ -68,7 +76,6 @@ class Ledger:
         self.interrupted = self._end_interrupted()
         """Requests that were in flight when the last program died."""
         self._next = self._one("SELECT coalesce(max(number), 0) FROM sent") + 1
-        self._hashes: dict[int, str] = {}  # of the requests under way
         self._waiting: list[tuple[str, tuple[Any, ...]]] = []
         self._committed: asyncio.Future[None] | None = None
 
@@ -86,46 +93,54 @@ class Ledger:
                 )
 
     def _end_interrupted(self) -> int:
-        sql = "SELECT number FROM sent WHERE number NOT IN (SELECT number FROM ended)"
+        sql = (
+            "SELECT number FROM sent "
+            "WHERE batch IS NULL AND number NOT IN (SELECT number FROM ended)"
+        )
         numbers = [number for (number,) in self._db.execute(sql)]
         now = time.time()
         self._db.execute("BEGIN")
-        self._db.executemany(END, [(n, INTERRUPTED, now) for n in numbers])
+        self._db.executemany(END, [(n, INTERRUPTED, 0, 0, 0.0, now) for n in numbers])
         self._db.execute("COMMIT")
         return len(numbers)
 
     async def send(self, request: Request, hashed: str, endpoint: str, attempt: int) -> int:
         """Record that a request is about to leave; its number, when that is committed."""
         number, self._next = self._next, self._next + 1
-        self._hashes[number] = hashed
-        row = (number, request.id, hashed, endpoint, attempt, time.time())
-        await self._add("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?)", row)
+        await self._add(SEND, (number, request.id, hashed, endpoint, attempt, time.time(), None))
         return number
 
-    async def end(self, number: int, result: str) -> None:
-        """Record how an attempt ended: ``ok`` or the kind of failure."""
-        del self._hashes[number]
-        await self._add(END, (number, result, time.time()))
+    async def end(
+        self, number: int, result: str, reply: Reply | None = None, dollars: float = 0.0
+    ) -> None:
+        """Record how an attempt ended that is not the last: what was wrong, and what it cost."""
+        await self._add(END, _end(number, result, reply, dollars))
 
     async def finish(
-        self, number: int, result: str, request: Request, reply: Reply, dollars: float, gate: Found
+        self,
+        number: int,
+        request: Request,
+        reply: Reply,
+        dollars: float,
+        attempts: int,
+        gate: tuple[str, str] | None,
     ) -> None:
         """Record how the last attempt ended and what the query came to, in one transaction.
 
         Args:
             gate: which gate rejected the response, and why; None: none did.
-        """
-        hashed, (gate_name, reason) = self._hashes.pop(number), gate or ("", "")
+        """  # fmt: skip
+        result = reply.error if reply.outcome == "failed" else reply.outcome
+        gate_name, reason = gate or ("", reply.reason)
         row = (
-            request.id, hashed, reply.outcome, gate_name, reason, reply.text, reply.endpoint,
+            request.id, number, reply.outcome, gate_name, reason, reply.text, reply.endpoint,
             reply.model, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens,
-            dollars, reply.latency, reply.attempts, reply.error, time.time(),
-            request.system_message, request.query, request.collection, request.task,
+            reply.latency, attempts, reply.error, time.time(), request.system_message,
+            request.query, request.collection, request.task,
             json.dumps(request.targets, ensure_ascii=False),
         )  # fmt: skip
-        marks = ", ".join("?" * (len(row) + 1))
-        self._waiting.append((END, (number, result, time.time())))
-        await self._add(f"INSERT INTO replies VALUES ({marks})", (None, *row))
+        self._waiting.append((END, _end(number, result, reply, dollars)))
+        await self._add(REPLY, row)
 
     async def _add(self, sql: str, row: tuple[Any, ...]) -> None:
         self._waiting.append((sql, row))
@@ -144,6 +159,8 @@ class Ledger:
                 self._db.execute(sql, row)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             committed.set_exception(UserError(f"{self.path} cannot be written: {error}"))
         else:
             committed.set_result(None)
@@ -155,26 +172,89 @@ class Ledger:
         known = {query for (query,) in self._db.execute(sql, [one.id for one in requests])}
         return [one for one in requests if one.id not in known]
 
-    def rows(self, where: str = "true", values: Iterable[Any] = ()) -> Iterator[dict[str, Any]]:
-        """Replies in the order in which they came, as dictionaries by column."""
+    def withdraw(self, outcomes: Iterable[str]) -> int:
+        """Forget these outcomes, so that their queries are asked again; how many they were.
+
+        Raises:
+            UserError: an outcome has an answer, which would be paid twice.
+        """
+        total = 0
+        for outcome in outcomes:
+            if outcome not in WITHDRAWABLE:
+                raise UserError(f"ask_again: {outcome!r} is none of {', '.join(WITHDRAWABLE)}")
+            total += self._db.execute("DELETE FROM replies WHERE outcome = ?", (outcome,)).rowcount
+        return total
+
+    def judge(self, gates: Any, gate: Gate) -> int:
+        """Let ``gate`` judge every finished response again where other gates judged them.
+
+        Args:
+            gates: description of the gates, which says whether they are the same.
+
+        Returns:
+            How many judgements are other than before.
+        """
+        text = json.dumps(gates, sort_keys=True)
+        known = self._db.execute("SELECT value FROM facts WHERE name = 'gates'").fetchone()
+        if known == (text,):
+            return 0
+        other = []
+        for row in self.rows("outcome = 'finished'"):
+            found = gate(_request(row), row["response"]) or ("", "")
+            if found != (row["gate"], row["reason"]):
+                other.append((*found, row["number"]))
+        self._db.execute("BEGIN")
+        self._db.executemany("UPDATE replies SET gate = ?, reason = ? WHERE number = ?", other)
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES ('gates', ?)", (text,))
+        self._db.execute("COMMIT")
+        return len(other)
+
+    def rows(self, where: str = "true", after: int = 0) -> Iterator[dict[str, Any]]:
+        """Replies with a number above ``after``, in the order in which they came, by column."""
         cursor = self._db.execute(
-            f"SELECT * FROM replies WHERE {where} ORDER BY number", tuple(values)
+            f"SELECT * FROM replies WHERE number > ? AND ({where}) ORDER BY number", (after,)
         )
         names = [column[0] for column in cursor.description]
         for row in cursor:
             yield dict(zip(names, row, strict=True))
 
-    def counts(self, column: str, table: str = "replies") -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
+        """What is the same for every program that added to the ledger."""
+        return {n: json.loads(v) for n, v in self._db.execute("SELECT name, value FROM facts")}
+
+    def lengths(self) -> Iterator[tuple[str, int, int]]:
+        """System message, completion tokens and characters of every finished response."""
+        sql = "SELECT system_message, completion_tokens, length(response) FROM replies "
+        yield from self._db.execute(sql + "WHERE outcome = 'finished'")
+
+    def counts(self, column: str, table: str = "replies", where: str = "true") -> dict[str, int]:
         """How many records there are of each value of a column."""
-        sql = f"SELECT {column}, count(*) FROM {table} GROUP BY 1 ORDER BY 2 DESC"
+        sql = f"SELECT {column}, count(*) FROM {table} WHERE {where} GROUP BY 1 ORDER BY 2 DESC"
         return dict(self._db.execute(sql).fetchall())
 
-    def total(self, column: str) -> float:
-        """The sum of a column over all replies."""
-        return self._one(f"SELECT coalesce(sum({column}), 0) FROM replies")
+    def total(self, column: str, table: str = "ended") -> float:
+        """The sum of a column over all records."""
+        return self._one(f"SELECT coalesce(sum({column}), 0) FROM {table}")
 
     def _one(self, sql: str) -> Any:
         return self._db.execute(sql).fetchone()[0]
 
     def close(self) -> None:
         self._db.close()
+
+
+def _request(row: dict[str, Any]) -> Request:
+    """What was asked, of a reply's record."""
+    return Request(
+        row["query"],
+        row["system_message"],
+        row["text"],
+        row["collection"],
+        row["task"],
+        tuple(json.loads(row["targets"])),
+    )
+
+
+def _end(number: int, result: str, reply: Reply | None, dollars: float) -> tuple[Any, ...]:
+    tokens = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
+    return (number, result, *tokens, dollars, time.time())

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 RECENT = 0.1  # weight of the last end
 TOO_MANY = 0.25  # share of 429
+DOWN = 10  # failures in a row
+LONGEST_PAUSE = 60.0  # seconds
 
 
 class TokenBucket:
@@ -62,6 +64,12 @@ class Limits:
         self._pause_until = 0.0
         self._halved_at = -math.inf
         self._refused = 0.0  # share of 429 among the last ends, older ones counting less
+        self._failed = 0  # failures since the last answer
+
+    @property
+    def down(self) -> bool:
+        """Nothing but failures has come for some time."""
+        return self._failed >= DOWN
 
     async def enter(self) -> None:
         """Wait for a place among the requests under way."""
@@ -84,12 +92,16 @@ class Limits:
 
     def answered(self, estimated: int, used: int) -> None:
         """An answer came, which cost ``used`` tokens."""
+        if self.down:
+            self._pause_until = 0.0
+        self._failed = 0
         self._refused *= 1 - RECENT
         self.tokens.give(estimated - used)
         self.window = min(self.most, self.window + 1 / self.window)
 
     def refused(self, retry_after: float | None) -> None:
         """The server said that it was too much."""
+        self._failed = 0
         self._refused += RECENT * (1 - self._refused)
         if self._refused < TOO_MANY:
             return
@@ -99,6 +111,15 @@ class Limits:
             self._halved_at = now
         if retry_after:
             self._pause_until = max(self._pause_until, now + retry_after)
+
+    def failed(self) -> None:
+        """No usable answer came. A server that is down is asked one query at a time, ever more
+        rarely, so that few queries use up their attempts on it."""
+        self._failed += 1
+        if self.down:
+            self.window = 1.0
+            pause = min(LONGEST_PAUSE, 2.0 ** (self._failed - DOWN))
+            self._pause_until = max(self._pause_until, time.monotonic() + pause)
 
     def read(self, headers: Mapping[str, str]) -> None:
         """Take over the limits that the server tells, where the configuration names none."""

@@ -82,24 +82,19 @@ def plan(
             ``teacher.expected_completion_tokens``.
 
     Raises:
-        UserError: no endpoint, a limit that allows nothing, or a length that is no positive number
-            or more than ``teacher.max_tokens``.
+        UserError: a length that is no positive number, or more than ``teacher.max_tokens``.
     """
-    if not teacher.endpoints:
-        raise UserError("teacher.endpoints is empty: nobody would be asked")
     _check_length(completion_tokens, teacher)
     counts = requests if isinstance(requests, Counts) else count(requests)
     mean = counts.prompt_tokens / counts.requests if counts.requests else 0.0
     rates = {
-        name: _rate(name, endpoint, mean + completion_tokens)
+        name: _rate(endpoint, mean + completion_tokens)
         for name, endpoint in teacher.endpoints.items()
     }
     known = [rate for rate, _ in rates.values() if rate is not None]
     together = None if batch or len(known) < len(rates) else sum(known)
     completions = counts.requests * completion_tokens
-    full = (
-        counts.prompt_tokens * teacher.prices.prompt + completions * teacher.prices.completion
-    ) / 1e6
+    full = teacher.prices.dollars(counts.prompt_tokens, completions)
     discounted = full * (1 - teacher.prices.batch_discount)
     return Plan(
         teacher=teacher.name,
@@ -133,12 +128,8 @@ def count(requests: Iterable[Request]) -> Counts:
     return Counts(number, tokens)
 
 
-def _rate(name: str, endpoint: Endpoint, tokens: float) -> tuple[float | None, Limit | None]:
+def _rate(endpoint: Endpoint, tokens: float) -> tuple[float | None, Limit | None]:
     """Requests of so many tokens that are allowed in a minute, and by which limit."""
-    for option in ("requests_per_minute", "tokens_per_minute"):
-        limit = getattr(endpoint, option)
-        if limit is not None and limit <= 0:
-            raise UserError(f"teacher.endpoints.{name}.{option}={limit}: from 1 on, or null")
     allowed: list[tuple[float, Limit]] = []
     if endpoint.requests_per_minute is not None:
         allowed.append((float(endpoint.requests_per_minute), "requests/min"))

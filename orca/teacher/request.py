@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from orca.mixture.query import CHARACTERS_PER_TOKEN
 from orca.teacher.settings import Teacher
 
-CHARACTERS_PER_TOKEN = 4
 OVERHEAD = 8  # tokens of roles and separators
 
 Outcome = Literal["finished", "length", "content_filter", "rejected", "failed"]
@@ -41,18 +41,18 @@ class Request:
 
     def hash(self, teacher: Teacher) -> str:
         """Changes when another request would be sent."""
-        asked = (teacher.name, teacher.temperature, teacher.top_p, teacher.max_tokens)
-        text = json.dumps((self.messages(), asked), ensure_ascii=False)
+        text = json.dumps((self.messages(), teacher.body), ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one query came to, after all its attempts.
+    """What one attempt, and with the last of them its query, came to.
 
     Attributes:
-        error: kind of the last failure, without any text of the server that may hold secrets.
-        latency: seconds of the attempt that was answered.
+        latency: seconds from sending to the answer.
+        error: kind of the failure, as ``timeout`` or ``400 context_length_exceeded``.
+        reason: the server's words for it, without the key.
     """
 
     outcome: Outcome
@@ -63,6 +63,5 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     latency: float = 0.0
-    attempts: int = 1
     error: str = ""
-    usage: dict[str, Any] | None = None
+    reason: str = ""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from orca.errors import UserError
+
+OWN_FIELDS = ("model", "messages", "stream", "n")
+"""Fields of a request's body that are not settings."""
+
+MOST_CONNECTIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,17 @@ class Prices:
     date: str
     batch_discount: float = 0.5
 
+    def __post_init__(self) -> None:
+        for name in ("prompt", "completion"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"teacher.prices.{name}={getattr(self, name)}: dollars, 0 or more")
+        if not 0 <= self.batch_discount <= 1:
+            raise UserError(f"teacher.prices.batch_discount={self.batch_discount}: from 0 to 1")
+
+    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """What so many tokens cost, without any discount."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -34,7 +50,7 @@ class Endpoint:
         key_variable: environment variable that holds the key; None: the server wants none.
         kind: which client of the `openai` package.
         api_version: Azure's.
-        requests_per_minute, tokens_per_minute: limits; None: none is known.
+        requests_per_minute, tokens_per_minute: limits; None: what the server tells, if anything.
         concurrency: most requests at once.
     """
 
@@ -66,19 +82,77 @@ class Teacher:
 
     Args:
         name: goes into the traces (``chatgpt``, ``gpt4``).
-        temperature, top_p, max_tokens: of the answers; the paper's are 0.7, 0.95 and not stated.
+        settings: fields of each request's body besides model and messages; the paper's are
+            temperature 0.7 and top_p 0.95 (footnote 9). One that is None is not sent.
+        on_length: what becomes of an answer that was cut: ``set_aside``, ``keep`` it as a trace,
+            or ask ``again`` while attempts are left.
+        on_content_filter: ``set_aside`` or ``again``.
         timeout: seconds for one request.
         attempts: most requests for one query.
-        expected_completion_tokens: mean length of an answer, for plans only. The default is what
-            `conf/train.yaml` plans with for ChatGPT: 45 % of 620 tokens.
+        expected_completion_tokens: mean length of an answer, for plans and budgets. The default is
+            what `conf/train.yaml` plans with for ChatGPT: 45 % of 620 tokens.
     """
 
     name: str
     endpoints: Mapping[str, Endpoint]
     prices: Prices
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    on_length: Literal["set_aside", "keep", "again"] = "set_aside"
+    on_content_filter: Literal["set_aside", "again"] = "set_aside"
     timeout: float = 120.0
     attempts: int = 8
     expected_completion_tokens: float = 279.0
+
+    def __post_init__(self) -> None:
+        for option in OWN_FIELDS:
+            if option in self.settings:
+                raise UserError(f"teacher.settings.{option}: not a setting; leave it out")
+        if not self.endpoints:
+            raise UserError("teacher.endpoints is empty: nobody would be asked")
+        for name, endpoint in self.endpoints.items():
+            where = f"teacher.endpoints.{name}"
+            _choice(f"{where}.kind", endpoint.kind, ("openai", "azure"))
+            _whole(f"{where}.concurrency", endpoint.concurrency)
+            if endpoint.concurrency > MOST_CONNECTIONS:
+                raise UserError(
+                    f"{where}.concurrency={endpoint.concurrency}: at most {MOST_CONNECTIONS}, the "
+                    "connections that the openai package opens"
+                )
+            for limit in ("requests_per_minute", "tokens_per_minute"):
+                if (value := getattr(endpoint, limit)) is not None:
+                    _whole(f"{where}.{limit}", value)
+            if endpoint.kind == "azure" and not endpoint.api_version:
+                raise UserError(f"{where}.api_version is needed for kind=azure, as 2024-10-21")
+            if endpoint.kind == "openai" and endpoint.api_version:
+                raise UserError(f"{where}.api_version is Azure's: null, or kind=azure")
+        _choice("teacher.on_length", self.on_length, ("set_aside", "keep", "again"))
+        _choice("teacher.on_content_filter", self.on_content_filter, ("set_aside", "again"))
+        _whole("teacher.attempts", self.attempts)
+        if not self.timeout > 0:
+            raise UserError(f"teacher.timeout={self.timeout}: seconds, more than 0")
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The settings that are sent."""
+        return {name: value for name, value in self.settings.items() if value is not None}
+
+    def policy(self, outcome: str) -> str:
+        """What becomes of such an answer: ``keep``, ``set_aside`` or ``again``."""
+        return {"length": self.on_length, "content_filter": self.on_content_filter}.get(
+            outcome, "keep"
+        )
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens of an answer; None: the server's limit."""
+        return self.body.get("max_completion_tokens", self.body.get("max_tokens"))
+
+
+def _choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{option}={value!r}: one of {', '.join(choices)}")
+
+
+def _whole(option: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{option}={value!r}: a whole number from 1 on")

@@ -1,14 +1,14 @@
 """Finished responses as Parquet files of traces, which `data=local data.format=trace` reads.
 
 The files follow from the ledger alone: the replies in the order in which they came, so many to a
-file. A file that is whole is never written again.
+file. A file that is whole is not written again while the same replies are selected: its metadata
+says how they were, and with which reply the next file goes on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 from orca.teacher.ledger import Ledger
 
 ROWS_PER_FILE = 10_000
+LAST, SELECTION = b"orca.last_reply", b"orca.selection"
 TRACES = pa.schema(
     {
         "id": pa.string(),
-        "system_message": pa.string(),
+        "system_message": pa.string(),  # the student's
+        "teacher_system_message": pa.string(),
         "query": pa.string(),
         "response": pa.string(),
         "teacher": pa.string(),
@@ -34,50 +36,100 @@ TRACES = pa.schema(
     }
 )
 REJECTED = TRACES.append(pa.field("gate", pa.string())).append(pa.field("reason", pa.string()))
-ACCEPTED = "outcome = 'finished' AND gate = ''"
-SET_ASIDE = "outcome IN ('length', 'content_filter') OR gate <> ''"
 
 
-def write_traces(ledger: Ledger, teacher: str, out: Path) -> int:
-    """Write ``traces/part-00000.parquet``, … of what is accepted; returns how many traces."""
-    return _write(ledger.rows(ACCEPTED), teacher, out / "traces", TRACES)
+class Shards:
+    """The Parquet files of one collection.
 
+    Args:
+        teacher: name that goes into the traces.
+        keep: outcomes whose responses become traces, besides what a gate rejects.
+        student_system_message: what the student sees in place of the teacher's; None: the same.
+    """
 
-def write_rejected(ledger: Ledger, teacher: str, out: Path) -> int:
-    """Write ``rejected/…``: responses that a gate rejected, were cut or filtered, and why."""
-    return _write(ledger.rows(SET_ASIDE), teacher, out / "rejected", REJECTED)
+    def __init__(
+        self,
+        ledger: Ledger,
+        out: Path,
+        teacher: str,
+        keep: set[str],
+        student_system_message: str | None,
+    ) -> None:
+        self.ledger = ledger
+        self.out = out
+        self.teacher = teacher
+        self.student_system_message = student_system_message
+        outcomes = ", ".join(f"'{outcome}'" for outcome in sorted(keep))
+        self._selection = json.dumps([sorted(keep), student_system_message, ledger.facts()])
+        self._accepted = f"outcome IN ({outcomes}) AND gate = ''"
+        aside = ", ".join(f"'{one}'" for one in ("length", "content_filter") if one not in keep)
+        self._rejected = f"gate <> '' OR outcome IN ({aside})"
 
+    def write(self, whole: bool = False) -> tuple[int, int]:
+        """Write ``traces/part-00000.parquet``, … and ``rejected/…``: responses that a gate
+        rejected, were cut or filtered, and why.
 
-def _write(rows: Iterator[dict[str, Any]], teacher: str, directory: Path, schema: pa.Schema) -> int:
-    directory.mkdir(exist_ok=True)
-    total = 0
-    for number in range(1 << 30):
-        part = [_trace(row, teacher) for row in islice(rows, ROWS_PER_FILE)]
-        if not part:
-            return total
-        total += len(part)
-        path = directory / f"part-{number:05d}.parquet"
-        if path.exists() and pq.read_metadata(path).num_rows == ROWS_PER_FILE == len(part):
-            continue
+        Args:
+            whole: write only files that are full.
+
+        Returns:
+            How many traces there are, and how many rejected responses.
+        """
+        return (
+            self._write(self._accepted, self.out / "traces", TRACES, whole),
+            self._write(self._rejected, self.out / "rejected", REJECTED, whole),
+        )
+
+    def _write(self, where: str, directory: Path, schema: pa.Schema, whole: bool) -> int:
+        directory.mkdir(exist_ok=True)
+        number = last = total = 0
+        while (found := self._last_reply(_path(directory, number))) is not None:
+            number, last, total = number + 1, found, total + ROWS_PER_FILE
+        rows = self.ledger.rows(where, after=last)
+        while part := list(islice(rows, ROWS_PER_FILE)):
+            if whole and len(part) < ROWS_PER_FILE:
+                break
+            table = pa.Table.from_pylist([self._trace(row) for row in part], schema)
+            self._save(table, part[-1]["number"], _path(directory, number))
+            number, total = number + 1, total + len(part)
+        while not whole and (left := _path(directory, number)).exists():
+            left.unlink()  # of another selection, which had more
+            number += 1
+        return total
+
+    def _trace(self, row: dict[str, Any]) -> dict[str, Any]:
+        targets, student = json.loads(row["targets"]), self.student_system_message
+        return {
+            "id": row["query"],
+            "system_message": row["system_message"] if student is None else student,
+            "teacher_system_message": row["system_message"],
+            "query": row["text"],
+            "response": row["response"],
+            "teacher": self.teacher,
+            "sub_collection": row["collection"],
+            "task": row["task"],
+            "gold_answer": targets[0] if targets else None,
+            "model": row["model"],
+            "finish_reason": row["finish_reason"],
+            "gate": row["gate"] or row["outcome"],
+            "reason": row["reason"],
+        }
+
+    def _last_reply(self, path: Path) -> int | None:
+        """Number of the last reply of a whole file of this selection; None: there is none."""
+        if not path.exists():
+            return None
+        file = pq.read_metadata(path)
+        facts = file.metadata or {}
+        same = facts.get(SELECTION) == self._selection.encode()
+        return int(facts[LAST]) if same and file.num_rows == ROWS_PER_FILE else None
+
+    def _save(self, table: pa.Table, last: int, path: Path) -> None:
         partial = path.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(part, schema), partial, compression="zstd")
+        facts = {LAST: str(last), SELECTION: self._selection}
+        pq.write_table(table.replace_schema_metadata(facts), partial, compression="zstd")
         os.replace(partial, path)
-    raise AssertionError("more files than can be")
 
 
-def _trace(row: dict[str, Any], teacher: str) -> dict[str, Any]:
-    targets = json.loads(row["targets"])
-    return {
-        "id": row["query"],
-        "system_message": row["system_message"],
-        "query": row["text"],
-        "response": row["response"],
-        "teacher": teacher,
-        "sub_collection": row["collection"],
-        "task": row["task"],
-        "gold_answer": targets[0] if targets else None,
-        "model": row["model"],
-        "finish_reason": row["finish_reason"],
-        "gate": row["gate"] or row["outcome"],
-        "reason": row["reason"],
-    }
+def _path(directory: Path, number: int) -> Path:
+    return directory / f"part-{number:05d}.parquet"

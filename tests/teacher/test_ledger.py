@@ -27,7 +27,7 @@ async def answer(ledger: Ledger, number: int, outcome: str = "finished") -> None
     request = a_request(number)
     sent = await ledger.send(request, request.hash(TEACHER), "e", 1)
     reply = Reply(outcome, "e", f"answer {number}", "m-1", "stop", 10, 5)  # type: ignore[arg-type]
-    await ledger.finish(sent, "ok", request, reply, 0.25, None)
+    await ledger.finish(sent, request, reply, 0.25, 1, None)
 
 
 def test_only_queries_without_outcome_are_asked(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_what_was_committed_survives_a_kill_and_what_was_in_flight_is_counted(
     assert done.stdout.split() == [str(n) for n in range(20)]
     ledger = Ledger(path, {})
     assert ledger.interrupted == 3
-    assert ledger.counts("result", "ended") == {"ok": 20, INTERRUPTED: 3}
+    assert ledger.counts("result", "ended") == {"finished": 20, INTERRUPTED: 3}
     left = ledger.unanswered([a_request(n) for n in range(23)])
     assert [one.id for one in left] == ["cot.20", "cot.21", "cot.22"]
     ledger.close()

@@ -125,12 +125,12 @@ def test_nothing_to_ask_costs_nothing() -> None:
         ({"a": (1, -5)}, {}, 10.0, "teacher.endpoints.a.tokens_per_minute=-5"),
         ({"a": (1, 1)}, {}, 0.0, "expected_completion_tokens=0.0: a positive number"),
         ({"a": (1, 1)}, {}, math.nan, "expected_completion_tokens=nan"),
-        ({"a": (1, 1)}, {"max_tokens": 100}, 101.0, "is more than teacher.max_tokens=100"),
+        ({"a": (1, 1)}, {"settings": {"max_tokens": 9}}, 10.0, "is more than teacher.max_tokens=9"),
     ],
 )
 def test_what_cannot_be_planned_is_a_sentence(
     limits: dict[str, tuple[int | None, int | None]],
-    options: dict[str, float],
+    options: dict[str, Any],
     length: float,
     message: str,
 ) -> None:
@@ -141,7 +141,7 @@ def test_what_cannot_be_planned_is_a_sentence(
 @pytest.mark.parametrize("name", TEACHERS)
 def test_every_teacher_is_built_and_holds_no_key(name: str) -> None:
     teacher = configured(name)
-    assert (teacher.temperature, teacher.top_p) == (0.7, 0.95)
+    assert (teacher.body["temperature"], teacher.body["top_p"]) == (0.7, 0.95)
     assert [e.key_variable for e in teacher.endpoints.values()] == [
         None if name == "local" else "OPENAI_API_KEY"
     ]
@@ -286,7 +286,7 @@ def test_configured_lengths_are_those_of_training_plans(name: str, part: str) ->
     _, _, answer = lengths(part)
     for option in (name, f"{name}_2023"):
         assert configured(option).expected_completion_tokens == pytest.approx(answer)
-    default = Teacher("t", {}, Prices(0, 0, "")).expected_completion_tokens
+    default = asked({"a": (1, 1)}).expected_completion_tokens
     assert default == pytest.approx(lengths("chatgpt")[2])
 
 

@@ -1,0 +1,104 @@
+"""What a collection shows while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from orca.teacher.ask import Asking
+from orca.teacher.request import Outcome
+
+TELL_EVERY = 10.0  # seconds
+RATE_OVER = 6  # as many tellings
+OUTCOMES = get_args(Outcome)
+Log = Callable[[Mapping[str, float], int], None]
+"""Takes metrics and the number of queries that are done."""
+
+
+class Progress:
+    """Rates and time left of an :class:`Asking`, by endpoint.
+
+    Args:
+        total: queries there are, those of earlier programs included.
+    """
+
+    def __init__(self, asking: Asking, total: int) -> None:
+        self.asking = asking
+        self.total = total
+        self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_OVER + 1)
+        self.look()
+
+    def look(self) -> None:
+        """Take note of what there is now: rates are over the last minute of looks."""
+        self._seen.append((time.monotonic(), dict(self.asking.done)))
+
+    def rates(self) -> dict[str, float]:
+        """Queries that each endpoint brings to an outcome in a second."""
+        (start, before), (end, now) = self._seen[0], self._seen[-1]
+        return {name: (now[name] - before[name]) / max(end - start, 1e-9) for name in now}
+
+    def lines(self) -> list[str]:
+        """The state in a line for all and one for each endpoint."""
+        asking, rates = self.asking, self.rates()
+        done = asking.outcomes.total()
+        rate, left = sum(rates.values()), self.total - done
+        budget = f" of ${asking.budget:,.2f}" if asking.budget else ""
+        lines = [
+            f"{done:,} of {self.total:,} queries done, "
+            f"{asking.outcomes['finished'] / max(done, 1):.1%} finished; {rate:.1f}/s, "
+            f"{_duration(left / rate) if rate else 'unknown time'} left; "
+            f"${asking.spent:,.2f}{budget}"
+        ]
+        for name, counts in asking.results.items():
+            client = asking.clients.get(name)
+            state = (
+                "left out: it refuses"
+                if client is None
+                else f"{client.limits.active} of {int(client.limits.window)} under way"
+                + (", down" if client.limits.down else "")
+            )
+            share = f", {left * rates[name] / rate:,.0f} of what is left" if rate else ""
+            failed = [f"{kind} {n:,}" for kind, n in sorted(counts.items()) if kind not in OUTCOMES]
+            lines.append(
+                f"  {name}: {rates[name]:.1f}/s{share}; {state}; "
+                f"failed attempts: {', '.join(failed) or 'none'}"
+            )
+        return lines
+
+    def metrics(self) -> dict[str, float]:
+        """The same as numbers, for a logger."""
+        asking = self.asking
+        return {
+            "queries": float(asking.outcomes.total()),
+            "dollars": asking.spent,
+            **{f"outcome/{name}": float(n) for name, n in asking.outcomes.items()},
+            **{f"rate/{name}": rate for name, rate in self.rates().items()},
+            **{
+                f"result/{endpoint}/{kind}": float(n)
+                for endpoint, counts in asking.results.items()
+                for kind, n in counts.items()
+            },
+            **{f"window/{n}": client.limits.window for n, client in asking.clients.items()},
+        }
+
+
+async def show_progress(progress: Progress, log: Log | None, each: Callable[[], Any]) -> None:
+    """Print the progress every ten seconds, log it, and do ``each``, until cancelled."""
+    while True:
+        await asyncio.sleep(TELL_EVERY)
+        progress.look()
+        print("\n".join(progress.lines()), file=sys.stderr, flush=True)
+        if log is not None:
+            log(progress.metrics(), progress.asking.outcomes.total())
+        each()
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
