@@ -1,0 +1,234 @@
+"""Asking, against servers on loopback: what is sent, and what becomes of each kind of answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca.errors import UserError
+from orca.teacher import Asking, Endpoint, Ledger, Prices, Teacher, limits, unanswered
+from orca.teacher.request import Request
+
+PRICES = Prices(1.0, 2.0, "2026-11-22")
+
+
+@dataclass
+class Recorder:
+    """A server that records requests and answers all with one status."""
+
+    status: int = 200
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    port: int = 0
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        length = int(handler.headers["Content-Length"])
+        body = json.loads(handler.rfile.read(length))
+        self.seen.append({"path": handler.path, "headers": dict(handler.headers), **body})
+        choice = {"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3}
+        good = {"id": "1", "model": "m-7", "choices": [choice], "usage": usage}
+        words = {"error": {"message": "no such key: sk-planted", "code": "wrong"}}
+        text = json.dumps(good if self.status == 200 else words).encode()
+        handler.send_response(self.status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+
+
+@pytest.fixture
+def recorder() -> Iterator[Callable[..., Recorder]]:
+    servers = []
+
+    def start(status: int = 200) -> Recorder:
+        record = Recorder(status)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                record.answer(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        record.port = server.server_port
+        return record
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def queries(*texts: str) -> list[Request]:
+    return [Request(f"cot.{n}", "Be brief.", text) for n, text in enumerate(texts)]
+
+
+def a_teacher(*ports: int, **options: Any) -> Teacher:
+    endpoints = {f"e{p}": Endpoint(f"http://127.0.0.1:{p}/v1", "m") for p in ports}
+    return Teacher("t", endpoints, PRICES, **{"timeout": 5.0, **options})
+
+
+def ask(
+    teacher: Teacher, requests: list[Request], path: Path, budget: float | None = None
+) -> tuple[Asking, list[dict[str, Any]]]:
+    """Ask all, and give back what the ledger at ``path`` has of them."""
+    ledger = Ledger(path, {})
+    asking = Asking(teacher, ledger, unanswered(iter([requests]), ledger), no_gate, budget)
+    try:
+        asyncio.run(asking.run())
+    finally:
+        rows = list(ledger.rows())
+        ledger.close()
+    return asking, rows
+
+
+def no_gate(request: Request, text: str) -> None:
+    return None
+
+
+def test_what_is_sent_is_messages_model_and_every_setting(
+    recorder: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    server = recorder()
+    settings = {"temperature": 0.7, "top_p": None, "reasoning_effort": "none", "my_field": 3}
+    _, rows = ask(a_teacher(server.port, settings=settings), queries("hello"), tmp_path / "l")
+    (seen,) = server.seen
+    assert seen["path"] == "/v1/chat/completions"
+    assert seen["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hello"},
+    ]
+    sent = {name: seen.get(name) for name in ("model", *settings)}
+    assert sent == {**settings, "model": "m"} and "top_p" not in seen
+    assert (rows[0]["response"], rows[0]["model"]) == ("yes", "m-7")
+    assert (rows[0]["prompt_tokens"], rows[0]["completion_tokens"]) == (7, 3)
+
+
+def test_azure_is_asked_at_its_deployment_with_its_key(
+    recorder: Callable[..., Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_TEST_AZURE", "planted")
+    server = recorder()
+    azure = Endpoint(
+        f"http://127.0.0.1:{server.port}", "my-gpt4", "ORCA_TEST_AZURE", "azure", "2024-10-21"
+    )
+    _, rows = ask(Teacher("t", {"east": azure}, PRICES), queries("hello"), tmp_path / "l")
+    (seen,) = server.seen
+    path = "/openai/deployments/my-gpt4/chat/completions?api-version=2024-10-21"
+    assert seen["path"] == path and rows[0]["outcome"] == "finished"
+    assert {k.lower(): v for k, v in seen["headers"].items()}["api-key"] == "planted"
+
+
+def test_an_endpoint_that_refuses_is_left_out_and_the_others_go_on(
+    recorder: Callable[..., Recorder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = recorder(401), recorder()
+    _, rows = ask(a_teacher(bad.port, good.port), queries(*"abcdefghij"), tmp_path / "l")
+    assert bad.seen, "the endpoint that refuses was never asked"
+    assert [row["outcome"] for row in rows] == ["finished"] * 10
+    assert f"endpoint e{bad.port}" in (told := capsys.readouterr().err)
+    assert "answers 401: check address, model and the key" in told and f"e{good.port}" in told
+    with pytest.raises(UserError, match="answers 401"):
+        ask(a_teacher(bad.port), queries("a", "b"), tmp_path / "other")
+
+
+def test_a_fault_of_the_settings_stops_before_everything_is_rejected(
+    recorder: Callable[..., Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_TEST_KEY", "sk-planted")
+    server = recorder(400)
+    teacher = a_teacher(server.port)
+    endpoint = replace(*teacher.endpoints.values(), key_variable="ORCA_TEST_KEY", concurrency=4)
+    teacher = replace(teacher, endpoints={"e": endpoint})
+    texts = [f"query {n}" for n in range(200)]
+    with pytest.raises(UserError, match=r"rejects every request \(400 wrong: 'no such key: \[key"):
+        ask(teacher, queries(*texts), tmp_path / "l")
+    assert 20 <= len(server.seen) < 40
+    server.status = 200
+    ledger = Ledger(tmp_path / "l", {})
+    assert ledger.withdraw(["rejected"]) == len(server.seen)
+    ledger.close()
+    _, rows = ask(teacher, queries(*texts), tmp_path / "l")
+    assert {row["outcome"] for row in rows} == {"finished"} and len(rows) == 200
+    with pytest.raises(UserError, match="ask_again: 'finished' is none of failed, rejected"):
+        Ledger(tmp_path / "l", {}).withdraw(["finished"])
+
+
+@pytest.mark.parametrize("policy", ["set_aside", "keep", "again"])
+def test_an_answer_that_was_cut_is_asked_again_only_where_the_policy_says_so(
+    policy: Any, fault_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = fault_server()
+    teacher = a_teacher(server.port, on_length=policy, attempts=3)
+    texts = queries("fault:length:1 a", "fault:length b", "c")
+    asking, rows = ask(teacher, texts, tmp_path / "l")
+    outcomes = {row["query"]: (row["outcome"], row["attempts"]) for row in rows}
+    again = policy == "again"
+    assert outcomes == {
+        "cot.0": ("finished", 2) if again else ("length", 1),
+        "cot.1": ("length", 3 if again else 1),
+        "cot.2": ("finished", 1),
+    }
+    paid = sum(p["prompt_tokens"] + 2 * p["completion_tokens"] for p in server.paid()) / 1e6
+    assert asking.spent == pytest.approx(paid), "every attempt that was answered was paid"
+    assert len(server.paid()) == (6 if again else 3)
+
+
+def test_a_server_that_is_down_costs_few_queries_their_attempts(
+    recorder: Callable[..., Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is down it is asked one query at a time; when it is back all goes on."""
+    monkeypatch.setattr(limits, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr("orca.teacher.ask.LONGEST_PAUSE", 0.02)
+    server = recorder(503)
+    teacher = a_teacher(server.port, attempts=5)
+
+    async def main(asking: Asking) -> None:
+        running = asyncio.create_task(asking.run())
+        await asyncio.sleep(2.0)
+        (client,) = asking.clients.values()
+        assert client.limits.down and client.limits.active == 1
+        asked = len(server.seen)
+        assert asked < 40, "it is asked at full speed although it is down"
+        server.status = 200
+        await running
+        assert not client.limits.down
+
+    ledger = Ledger(tmp_path / "l", {})
+    texts = queries(*(f"query {n}" for n in range(300)))
+    asking = Asking(teacher, ledger, iter(texts), no_gate)
+    asyncio.run(main(asking))
+    assert asking.outcomes.total() == 300 and asking.outcomes["finished"] >= 290
+
+
+def test_options_that_cannot_be_are_sentences() -> None:
+    for options, message in (
+        ({"settings": {"model": "x"}}, r"teacher\.settings\.model: not a setting"),
+        ({"on_length": "drop"}, "on_length='drop': one of set_aside, keep, again"),
+        ({"attempts": 0}, "teacher.attempts=0: a whole number"),
+        ({"timeout": 0.0}, "teacher.timeout=0.0: seconds"),
+    ):
+        with pytest.raises(UserError, match=message):
+            a_teacher(1, **options)
+    for changes, message in (
+        ({"kind": "azur"}, r"endpoints\.e\.kind='azur'"),
+        ({"kind": "azure"}, r"endpoints\.e\.api_version is needed"),
+        ({"api_version": "2024"}, "is Azure's"),
+        ({"concurrency": 5000}, "at most 1000"),
+        ({"tokens_per_minute": 0}, "tokens_per_minute=0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Teacher("t", {"e": replace(Endpoint("http://x", "m"), **changes)}, PRICES)
+    with pytest.raises(UserError, match=r"prices\.prompt=-1"):
+        Prices(-1, 1, "2026")
