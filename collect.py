@@ -69,6 +69,10 @@ def collect(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path,
     gate = functools.partial(run_gates, list(gates.values()))
     if other := ledger.judge(OmegaConf.to_container(config.gates, resolve=True), gate):
         print(f"the gates are other than before: {other:,} responses are judged otherwise")
+    models = sorted({endpoint.model for endpoint in teacher.endpoints.values()})
+    if (before := ledger.facts().get("models", models)) != models:
+        print(f"the models are {models}, and were {before}: the traces' column model tells")
+    ledger.note("models", models)
     if again := ledger.withdraw(config.ask_again):
         print(f"{again:,} queries are asked again")
     keep = {"finished", *(one for one in ("length",) if teacher.policy(one) == "keep")}
@@ -83,7 +87,7 @@ def collect(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path,
         report = {**collection_report(ledger, teacher.name), "traces": traces}
         save_report(report, out)
         print(summary(report, out), flush=True)
-    if asking.work.stopped:
+    if asking.outcomes.total() < progress.total:
         why = "the budget is spent" if asking.out_of_money else "stopped"
         raise Unfinished(f"{why}: the same command goes on")
 
@@ -95,9 +99,16 @@ async def _ask(config: DictConfig, asking: Asking, progress: Progress, shards: S
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asking.stop)
     log = logger.log_metrics if logger else None
+    print("\n".join(progress.opening()), flush=True)
     showing = asyncio.create_task(
         show_progress(progress, log, each=lambda: shards.write(whole=True))
     )
+
+    def end(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            asking.fail(task.exception())
+
+    showing.add_done_callback(end)
     try:
         await asking.run()
     finally:

@@ -142,6 +142,11 @@ class Asking:
         """Send nothing more; what is under way is waited for."""
         self.work.stop()
 
+    def fail(self, error: BaseException | None) -> None:
+        """End as with :meth:`stop`, and let :meth:`run` raise the error."""
+        self.failure = self.failure or error
+        self.work.stop()
+
     async def _serve(self, client: Client) -> None:
         while client.name in self.clients:
             await client.limits.enter()
@@ -158,9 +163,8 @@ class Asking:
         try:
             await self._ask_once(client, task)
         except BaseException as error:
-            self.failure = self.failure or error
             self.work.done()
-            self.work.stop()
+            self.fail(error)
         finally:
             client.limits.leave()
 

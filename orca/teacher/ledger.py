@@ -194,9 +194,7 @@ class Ledger:
         Returns:
             How many judgements are other than before.
         """
-        text = json.dumps(gates, sort_keys=True)
-        known = self._db.execute("SELECT value FROM facts WHERE name = 'gates'").fetchone()
-        if known == (text,):
+        if self.facts().get("gates") == gates:
             return 0
         other = []
         for row in self.rows("outcome = 'finished'"):
@@ -205,9 +203,14 @@ class Ledger:
                 other.append((*found, row["number"]))
         self._db.execute("BEGIN")
         self._db.executemany("UPDATE replies SET gate = ?, reason = ? WHERE number = ?", other)
-        self._db.execute("INSERT OR REPLACE INTO facts VALUES ('gates', ?)", (text,))
+        self.note("gates", gates)
         self._db.execute("COMMIT")
         return len(other)
+
+    def note(self, name: str, value: Any) -> None:
+        """Record a fact that may change from program to program."""
+        text = json.dumps(value, sort_keys=True)
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, text))
 
     def rows(self, where: str = "true", after: int = 0) -> Iterator[dict[str, Any]]:
         """Replies with a number above ``after``, in the order in which they came, by column."""
@@ -219,7 +222,7 @@ class Ledger:
             yield dict(zip(names, row, strict=True))
 
     def facts(self) -> dict[str, Any]:
-        """What is the same for every program that added to the ledger."""
+        """What the programs that added to the ledger were told, or were told last."""
         return {n: json.loads(v) for n, v in self._db.execute("SELECT name, value FROM facts")}
 
     def lengths(self) -> Iterator[tuple[str, int, int]]:

@@ -32,6 +32,32 @@ class Progress:
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_OVER + 1)
         self.look()
 
+    def opening(self) -> list[str]:
+        """Who is asked what, before the first request."""
+        teacher, before = self.asking.teacher, self.asking.outcomes.total()
+        settings = ", ".join(f"{name} {value}" for name, value in teacher.body.items())
+        budget = self.asking.budget
+        lines = [
+            f"asking {teacher.name}: {self.total:,} queries, {before:,} of them done before; "
+            f"{settings or 'no settings'}",
+            f"answers that are cut: {teacher.on_length}, filtered: {teacher.on_content_filter}; "
+            f"{'no budget' if budget is None else f'budget ${budget:,.2f}'}, "
+            f"${self.asking.spent:,.2f} spent before",
+        ]
+        for name, one in teacher.endpoints.items():
+            limits = (
+                f"{limit:,} {unit}/min" if limit else f"{unit}/min unknown"
+                for limit, unit in (
+                    (one.requests_per_minute, "requests"),
+                    (one.tokens_per_minute, "tokens"),
+                )
+            )
+            lines.append(
+                f"  {name}: {one.model} at {one.base_url}, {', '.join(limits)}, "
+                f"{one.concurrency} at once"
+            )
+        return lines
+
     def look(self) -> None:
         """Take note of what there is now: rates are over the last minute of looks."""
         self._seen.append((time.monotonic(), dict(self.asking.done)))

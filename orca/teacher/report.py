@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from orca.mixture.query_set import read_manifest
-from orca.percentiles import percentiles
 from orca.teacher.ledger import INTERRUPTED, Ledger
+from orca.teacher.lengths import length_rows, length_table
 from orca.teacher.progress import OUTCOMES
 from orca.teacher.settings import Teacher
-
-POINTS = (5, 25, 50, 75, 95)
-SHOWN = 60  # characters of a system message
 
 
 def ledger_facts(teacher: Teacher, queries: Path) -> dict[str, Any]:
@@ -23,7 +19,6 @@ def ledger_facts(teacher: Teacher, queries: Path) -> dict[str, Any]:
     return {
         "teacher": teacher.name,
         "settings": teacher.body,
-        "models": sorted({endpoint.model for endpoint in teacher.endpoints.values()}),
         "queries": read_manifest(queries)["content_sha256"],
     }
 
@@ -40,39 +35,14 @@ def collection_report(ledger: Ledger, teacher: str) -> dict[str, Any]:
         "gates": {name: n for name, n in ledger.counts("gate").items() if name},
         "failed_attempts": {kind: n for kind, n in results.items() if kind not in OUTCOMES},
         "causes": ledger.counts(
-            "error", where="outcome IN ('failed', 'rejected', 'content_filter')"
+            "coalesce(nullif(error, ''), finish_reason)", where="outcome <> 'finished'"
         ),
         "interrupted": results.get(INTERRUPTED, 0),
         "dollars": ledger.total("dollars"),
         "prompt_tokens": ledger.total("prompt_tokens"),
         "completion_tokens": ledger.total("completion_tokens"),
-        "lengths": _lengths(ledger),
+        "lengths": length_rows(ledger),
     }
-
-
-def _lengths(ledger: Ledger) -> list[dict[str, Any]]:
-    """Lengths of finished responses by system message, in tokens as the server counts them and in
-    characters: what Figure 9 of the paper draws."""
-    measures = ("completion_tokens", "characters")
-    found: dict[str, dict[str, Counter[int]]] = defaultdict(
-        lambda: {m: Counter() for m in measures}
-    )
-    for message, tokens, characters in ledger.lengths():
-        found[message]["completion_tokens"][tokens] += 1
-        found[message]["characters"][characters] += 1
-    return [
-        {
-            "system_message": message,
-            "responses": counts["characters"].total(),
-            **{name: _summary(histogram) for name, histogram in counts.items()},
-        }
-        for message, counts in sorted(found.items())
-    ]
-
-
-def _summary(histogram: Counter[int]) -> dict[str, float]:
-    total = sum(value * n for value, n in histogram.items())
-    return {"mean": round(total / histogram.total(), 1), **percentiles(histogram, POINTS)}
 
 
 def save_report(report: Mapping[str, Any], out: Path) -> None:
@@ -129,14 +99,6 @@ def _markdown(report: Mapping[str, Any]) -> str:
         "Tokens as the server counts them (0: it does not) and characters, as in Figure 9 of "
         "arXiv 2306.02707.",
         "",
-        "| system message | responses | mean tokens | 5 % | 50 % | 95 % | mean characters |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        *length_table(report["lengths"]),
     ]
-    for row in report["lengths"]:
-        tokens = row["completion_tokens"]
-        message = " ".join(row["system_message"].split()).replace("|", "\\|")[:SHOWN] or "(empty)"
-        parts.append(
-            f"| {message} | {row['responses']:,} | {tokens['mean']:,} | {tokens['p5']:,} | "
-            f"{tokens['p50']:,} | {tokens['p95']:,} | {row['characters']['mean']:,} |"
-        )
     return "\n".join(parts) + "\n"

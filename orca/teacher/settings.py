@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from orca.errors import UserError
 
@@ -111,6 +112,18 @@ class Teacher:
             raise UserError("teacher.endpoints is empty: nobody would be asked")
         for name, endpoint in self.endpoints.items():
             where = f"teacher.endpoints.{name}"
+            if not isinstance(endpoint, Endpoint):
+                raise UserError(
+                    f"{where} needs _target_: orca.teacher.Endpoint, base_url and model"
+                )
+            address = urlsplit(endpoint.base_url)
+            if address.scheme not in ("http", "https") or not address.hostname:
+                raise UserError(f"{where}.base_url={endpoint.base_url!r}: as https://host/v1")
+            if address.username or address.password or address.query:
+                raise UserError(
+                    f"{where}.base_url has more than an address: a key belongs into the "
+                    "environment, under the name in key_variable"
+                )
             _choice(f"{where}.kind", endpoint.kind, ("openai", "azure"))
             _whole(f"{where}.concurrency", endpoint.concurrency)
             if endpoint.concurrency > MOST_CONNECTIONS:

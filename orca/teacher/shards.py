@@ -60,7 +60,9 @@ class Shards:
         self.teacher = teacher
         self.student_system_message = student_system_message
         outcomes = ", ".join(f"'{outcome}'" for outcome in sorted(keep))
-        self._selection = json.dumps([sorted(keep), student_system_message, ledger.facts()])
+        self._selection = json.dumps(
+            [sorted(keep), student_system_message, ledger.facts().get("gates")]
+        )
         self._accepted = f"outcome IN ({outcomes}) AND gate = ''"
         aside = ", ".join(f"'{one}'" for one in ("length", "content_filter") if one not in keep)
         self._rejected = f"gate <> '' OR outcome IN ({aside})"

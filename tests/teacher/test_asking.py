@@ -225,6 +225,8 @@ def test_options_that_cannot_be_are_sentences() -> None:
         ({"kind": "azur"}, r"endpoints\.e\.kind='azur'"),
         ({"kind": "azure"}, r"endpoints\.e\.api_version is needed"),
         ({"api_version": "2024"}, "is Azure's"),
+        ({"base_url": "127.0.0.1:8000"}, r"base_url='127\.0\.0\.1:8000': as https"),
+        ({"base_url": "https://me:secret@host/v1"}, "more than an address: a key belongs"),
         ({"concurrency": 5000}, "at most 1000"),
         ({"tokens_per_minute": 0}, "tokens_per_minute=0"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from fault_answers import answer_to, key_of
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
+from orca.config import CONF_DIR, check_config
 from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import write_query_set
-from orca.teacher import Ledger
+from orca.teacher import Ledger, Teacher
 from orca.teacher.request import Request
 from orca.traces import TraceSource
 
@@ -145,7 +149,8 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
     secret = "sk-planted-4711"
     server = fault_server(latency=0.01)
     variable = "teacher.endpoints.local.key_variable=ORCA_TEST_KEY"
-    arguments = command(server, queries, tmp_path / "out", "limit=5", variable)
+    wandb = ["logger=wandb", "logger.mode=offline"]
+    arguments = command(server, queries, tmp_path / "out", "limit=5", variable, *wandb)
     missing = run(arguments, tmp_path)
     assert missing.returncode == 2 and "ORCA_TEST_KEY is needed" in missing.stderr
     environment = {**os.environ, "ORCA_TEST_KEY": secret}
@@ -158,9 +163,64 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
         wrong, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
     )
     assert secret not in done.stdout + done.stderr + refused.stdout + refused.stderr
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(written) >= 2
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kinds = {path.suffix for path in written}
+    assert {".sqlite", ".parquet", ".json", ".md", ".wandb", ".log"} <= kinds, kinds
     assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(g, f.stem) for g in ("teacher", "gates") for f in sorted((CONF_DIR / g).glob("*.yaml"))],
+)
+def test_every_option_of_the_groups_composes_into_the_program(group: str, option: str) -> None:
+    with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+        config = compose("collect", [f"{group}={option}", "queries=x"])
+    if config.teacher.name == "local":
+        config.teacher.endpoints.local.model = "m"
+    check_config(config, list(config))
+    assert isinstance(instantiate(config.teacher, _convert_="all"), Teacher)
+    gates = instantiate(config.gates, _convert_="all")
+    assert all(hasattr(gate, "reject") for gate in gates.values())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("limit=0", "limit=0: a whole number"),
+        ("limit=2.5", r"limit=2\.5: a whole number"),
+        ("budget_usd=-1", "budget_usd=-1: US dollars"),
+        ("budget_usd=5", "the prices of this teacher are 0"),
+        ("ask_again=[length]", "ask_again: 'length' is none of failed, rejected"),
+        ("teacher.settings.stream=true", "stream"),
+        ("teacher.nme=x", "nme"),
+    ],
+)
+def test_an_option_that_cannot_be_is_told_before_anything_is_sent(
+    option: str, message: str, fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    server = fault_server()
+    done = run(command(server, queries, tmp_path / "out", option), tmp_path)
+    assert done.returncode == 2 and re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr and not server.arrived()
+
+
+def test_what_failed_is_asked_again_on_demand_and_other_settings_are_refused(
+    fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    """A server that is not there fails every query; the same command with ask_again gets them."""
+    server, out = fault_server(), tmp_path / "out"
+    options = ["limit=3", "teacher.attempts=2"]
+    nowhere = [a.replace(str(server.port), "9") for a in command(server, queries, out, *options)]
+    done = run(nowhere, tmp_path)
+    assert done.returncode == 0 and "3 failed" in done.stdout, done.stderr
+    assert "without an answer because of: 3 connection" in done.stdout
+    assert "0 traces" in run(command(server, queries, out, *options), tmp_path).stdout
+    assert not server.arrived()
+    done = run(command(server, queries, out, *options, "ask_again=[failed]"), tmp_path)
+    assert "3 queries are asked again" in done.stdout and "3 finished" in done.stdout, done.stderr
+    other = run(command(server, queries, out, "teacher.settings.temperature=0.1"), tmp_path)
+    assert other.returncode == 2 and "was begun with settings" in other.stderr
 
 
 def test_plan_sends_nothing(

@@ -294,7 +294,7 @@ def test_the_figures_in_the_page_s_sentences_are_what_plans_say() -> None:
     chatgpt, gpt4 = configured("chatgpt_2023"), configured("gpt4_2023")
     total = at_scale(chatgpt).dollars + at_scale(gpt4).dollars
     answers = lengths("gpt4")[2] / lengths("chatgpt")[2]
-    quota = Endpoint("", "", requests_per_minute=5_000, tokens_per_minute=5_000_000)
+    quota = Endpoint("http://x", "m", requests_per_minute=5_000, tokens_per_minute=5_000_000)
     azure = [at_scale(replace(configured(t), endpoints={"a": quota})) for t in ("chatgpt", "gpt4")]
     seconds = at_scale(chatgpt).endpoints[0].latency
     rate = at_scale(chatgpt).endpoints[0].per_minute

@@ -116,5 +116,5 @@ def test_the_report_counts_what_the_ledger_holds(ledger: Ledger, tmp_path: Path)
     assert (teach["system_message"], teach["responses"]) == ("Teach.", 6)
     save_report(report, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| Teach. | 6 |" in text and "| (empty) | 4 | 4.5 | 0 |" in text
+    assert "|  | Teach. | 6 |" in text and "| 1 | (empty) | 4 | 4.5 | 0 |" in text
     assert "12 queries have an outcome: 10 finished, 2 failed" in summary(report, tmp_path)
