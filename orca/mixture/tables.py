@@ -5,7 +5,6 @@ Parquet is read where it lies. JSON lines are converted once, by DuckDB, into Pa
 
 from __future__ import annotations
 
-import glob
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ import duckdb
 import zstandard
 
 from orca.errors import UserError
-from orca.mixture.engine import WHITE, column, engine, literal, parquet, unreadable
+from orca.mixture.engine import WHITE, column, engine, exactly, literal, parquet, unreadable
 from orca.mixture.pool import PoolFile, cached_pool, matching_files
 from orca.traces.files import COMPRESSION, unpack
 
@@ -128,7 +127,9 @@ class QueryTable:
         counted = f"SELECT {sql} FROM {parquet(pool)}"
         found = connection.sql(counted).to_arrow_table().to_pylist()[0]
         missing = [field for key, field in self.columns.items() if found.get(key) == 0]
-        objects = f"read_ndjson_objects({literal(glob.escape(str(path)))}, ignore_errors = true)"
+        objects = (
+            f"read_ndjson_objects({exactly(path)}, hive_partitioning = false, ignore_errors = true)"
+        )
         keys = connection.sql(
             f"SELECT json_keys(json) FROM {objects} WHERE json_type(json) = 'OBJECT' LIMIT 1"
         ).fetchall()
@@ -169,7 +170,7 @@ class QueryTable:
         declared = ", ".join(f"{column(field)}: 'JSON'" for field in fields)
         return (
             f"SELECT {', '.join(f'{sql} AS {column(key)}' for key, sql in selected)} "
-            f"FROM read_json({literal(glob.escape(str(path)))}, format = 'newline_delimited', "
+            f"FROM read_json({exactly(path)}, format = 'newline_delimited', "
             f"hive_partitioning = false, ignore_errors = true, columns = {{{declared}}})"
         )
 

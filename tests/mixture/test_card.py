@@ -513,6 +513,19 @@ def test_a_directory_that_is_no_query_set_is_named(rows: list[Row], tmp_path: Pa
         query_card({"flan5m": other}, facts)
 
 
+@pytest.mark.parametrize("name", ["task=other/multiple_choice=true", "out[1]", "a*", "it's"])
+def test_the_figures_do_not_depend_on_the_directorys_name(
+    card: dict[str, Any], rows: list[Row], tmp_path: Path, name: str
+) -> None:
+    """No name gives columns, and none is a pattern: the directory beside it is another set."""
+    for place, written in ((name, rows), (name.replace("[1]", "1").replace("*", "b"), rows[:50])):
+        if not (tmp_path / place).exists():
+            (tmp_path / place).mkdir(parents=True)
+            write_all(tmp_path / place, written)
+    paths = {one: tmp_path / name / one for one in ("flan5m", "flan1m")}
+    assert query_card(paths, some_facts(rows)) == card
+
+
 def json_lines(file: Path, most: int) -> list[Row]:
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in islice(lines, most)]
