@@ -26,7 +26,7 @@ from orca.mixture.card_counts import (
 )
 from orca.mixture.card_page import card_html
 from orca.mixture.card_text import card_markdown
-from orca.mixture.engine import engine
+from orca.mixture.engine import engine, parquet
 
 MEMORY_GIB = 1.0
 EXAMPLES = 4  # a collection, each under another system message
@@ -53,7 +53,7 @@ def query_card(directories: Mapping[str, Path], facts: Mapping[str, Any]) -> dic
     if not directories:
         raise UserError("a query card needs the directory of at least one query set")
     whole = next(iter(directories))
-    files = {name: _parquet_files(name, directory) for name, directory in directories.items()}
+    files = {name: _files(name, directory) for name, directory in directories.items()}
     with (
         tempfile.TemporaryDirectory() as temporary,
         engine(Path(temporary), MEMORY_GIB, Path(temporary) / "card.duckdb") as db,
@@ -90,27 +90,26 @@ def save_card(card: Mapping[str, Any], directory: Path) -> None:
         (directory / f"query_card.{suffix}").write_text(text, encoding="utf-8")
 
 
-def _parquet_files(name: str, directory: Path) -> list[str]:
-    files = sorted(str(file) for file in directory.glob("*.parquet"))
+def _files(name: str, directory: Path) -> str:
+    """SQL that reads the files of a set."""
+    files = sorted(directory.glob("*.parquet"))
     if not files:
         raise UserError(f"query set {name}: {directory} has no Parquet file")
-    return files
+    return parquet(*files)
 
 
 def _read_findings(db: duckdb.DuckDBPyConnection, file: Path) -> bool:
     """The table ``findings`` of what hygiene found; False without the file."""
     if not file.is_file():
         return False
-    create(db, "findings", "FROM read_parquet($files)", file, [str(file)])
+    create(db, "findings", f"FROM {parquet(file)}", file)
     return True
 
 
-def _set(
-    db: duckdb.DuckDBPyConnection, number: int, directory: Path, files: list[str]
-) -> dict[str, Any]:
+def _set(db: duckdb.DuckDBPyConnection, number: int, directory: Path, files: str) -> dict[str, Any]:
     """The figures of one set, of which a table ``set_<number>`` is made."""
     table = f"set_{number}"
-    create(db, table, NUMBERS, directory, files)
+    create(db, table, f"{NUMBERS} FROM {files}", directory)
     counts = set_counts(db, table)
     counts["repeated"] = _repeated(db, table, files)
     if number > 0:
@@ -171,25 +170,25 @@ def _tasks(
 # Texts --------------------------------------------------------------------------------------------
 
 
-def _message_texts(db: duckdb.DuckDBPyConnection, files: list[str]) -> dict[str, str]:
-    sql = """SELECT coalesce(system_message_id, 0) AS message,
-        min(coalesce(system_message, '')) AS text FROM read_parquet($files)
+def _message_texts(db: duckdb.DuckDBPyConnection, files: str) -> dict[str, str]:
+    sql = f"""SELECT coalesce(system_message_id, 0) AS message,
+        min(coalesce(system_message, '')) AS text FROM {files}
         GROUP BY ALL ORDER BY message"""
-    return {str(row["message"]): row["text"] for row in rows(db, sql, files=files)}
+    return {str(row["message"]): row["text"] for row in rows(db, sql)}
 
 
-def _texts(db: duckdb.DuckDBPyConnection, files: list[str], ids: list[str]) -> list[dict[str, Any]]:
+def _texts(db: duckdb.DuckDBPyConnection, files: str, ids: list[str]) -> list[dict[str, Any]]:
     """The queries of these ids to read, in this order."""
-    sql = """SELECT id, collection, task, template_type, coalesce(system_message_id, 0) AS message,
+    sql = f"""SELECT id, collection, task, template_type, coalesce(system_message_id, 0) AS message,
         system_message, excerpt(query, $longest) AS query, multiple_choice,
         list_transform(targets[:3], lambda text: excerpt(text, $longest // 3)) AS targets,
         len(targets) AS num_targets, source_file, source_row
-        FROM read_parquet($files) WHERE id IN (SELECT unnest($ids::VARCHAR[]))"""
-    found = {row["id"]: row for row in rows(db, sql, files=files, ids=ids, longest=LONGEST)}
+        FROM {files} WHERE id IN (SELECT unnest($ids::VARCHAR[]))"""
+    found = {row["id"]: row for row in rows(db, sql, ids=ids, longest=LONGEST)}
     return [found[one] for one in ids]
 
 
-def _repeated(db: duckdb.DuckDBPyConnection, table: str, files: list[str]) -> list[dict[str, Any]]:
+def _repeated(db: duckdb.DuckDBPyConnection, table: str, files: str) -> list[dict[str, Any]]:
     """The pairs of system message and query that are most often in the set."""
     # The first id is looked up for these pairs alone: an id for each of 5 million is much memory.
     sql = f"""SELECT min(id) AS id, count(*) AS times FROM {table} WHERE pair IN (
@@ -199,7 +198,7 @@ def _repeated(db: duckdb.DuckDBPyConnection, table: str, files: list[str]) -> li
     return [{"times": times[row["id"]], **row} for row in _texts(db, files, list(times))]
 
 
-def _examples(db: duckdb.DuckDBPyConnection, files: list[str]) -> dict[str, list[dict[str, Any]]]:
+def _examples(db: duckdb.DuckDBPyConnection, files: str) -> dict[str, list[dict[str, Any]]]:
     """Queries of each collection: those whose hashed id is least, one for a system message."""
     sql = """WITH first AS (
             SELECT collection, message, arg_min(id, md5_number_lower(id)) AS id FROM set_0

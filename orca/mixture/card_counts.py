@@ -60,20 +60,18 @@ SELECT
     length(coalesce(system_message, '')) + length(query) AS request_characters,
     -- 64 bits: among 5 million pairs, two that differ look alike with a probability under 1e-6
     hash(coalesce(system_message, ''), query) AS pair
-FROM read_parquet($files)
 """
+"""What the table of numbers has of every query of the files."""
 
 
-def create(
-    db: duckdb.DuckDBPyConnection, table: str, sql: str, where: Path, files: list[str]
-) -> None:
-    """The table of what ``sql`` selects from ``$files``.
+def create(db: duckdb.DuckDBPyConnection, table: str, sql: str, where: Path) -> None:
+    """The table of what ``sql`` selects from files.
 
     Raises:
         UserError: the files are broken or lack a column; names ``where`` they lie.
     """
     try:
-        db.execute(f"CREATE TABLE {table} AS {sql}", {"files": files})
+        db.execute(f"CREATE TABLE {table} AS {sql}")
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{where} cannot be read as part of a query set: {reason}") from None

@@ -66,10 +66,14 @@ def blank(text: str) -> str:
     )
 
 
-def parquet(path: str | Path, options: str = "") -> str:
-    """SQL that reads this one file: not a pattern, and no columns out of its directories' names."""
-    name = literal(glob.escape(str(path)))
-    return f"read_parquet({name}, hive_partitioning = false{options})"
+def parquet(*paths: str | Path, options: str = "") -> str:
+    """SQL that reads these files: not patterns, and no columns out of their directories' names."""
+    return f"read_parquet([{', '.join(map(exactly, paths))}], hive_partitioning = false{options})"
+
+
+def exactly(path: str | Path) -> str:
+    """The path as a SQL string that DuckDB does not take for a pattern."""
+    return literal(glob.escape(str(path)))
 
 
 def literal(text: str) -> str:

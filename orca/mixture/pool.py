@@ -145,14 +145,28 @@ def rendered(
         files: the files that ``render`` reads; another size or time of one renders again.
         settings: what else the result depends on (options and version of the renderer).
     """
-    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(repr((name, states, settings)).encode()).hexdigest()[:16]
 
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
             for rows in _chunks(render()):
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
 
+    return cached_pool(name, files, settings, write)
+
+
+def cached_pool(
+    name: str, files: Iterable[Path], settings: str, write: Callable[[Path], None]
+) -> PoolFile:
+    """What ``write`` makes of ``files``, a Parquet of :data:`SCHEMA`, in the cache; made once.
+
+    Arguments are those of :func:`rendered`; ``write`` gets the path to write to.
+    """
+    states = []
+    for file in files:
+        state = file.stat()
+        # Not resolved: links to one file in two directories are two tasks.
+        states.append((str(file.absolute()), state.st_size, state.st_mtime_ns))
+    key = hashlib.sha256(repr((name, states, settings)).encode()).hexdigest()[:16]
     path = made_once(cache_dir("pool", key) / "pool.parquet", write)
     return PoolFile(name, str(path), RENDERED)
 

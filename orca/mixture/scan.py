@@ -116,7 +116,7 @@ def _num_rows(file: PoolFile, connection: duckdb.DuckDBPyConnection) -> int:
 def select(file: PoolFile) -> str:
     """SQL of the pool's columns of a file, and ``place``: the 0-based row in the Parquet."""
     columns = [f"{sql} AS {column(name)}" for name, sql in file.columns.items()]
-    source = parquet(file.path, ", file_row_number = true")
+    source = parquet(file.path, options=", file_row_number = true")
     return f"SELECT {', '.join((*columns, 'file_row_number AS place'))} FROM {source}"
 
 

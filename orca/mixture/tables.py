@@ -5,10 +5,6 @@ Parquet is read where it lies. JSON lines are converted once, by DuckDB, into Pa
 
 from __future__ import annotations
 
-import glob
-import gzip
-import hashlib
-import shutil
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
@@ -18,10 +14,9 @@ import duckdb
 import zstandard
 
 from orca.errors import UserError
-from orca.mixture.engine import WHITE, column, engine, literal, parquet, unreadable
-from orca.mixture.pool import RENDERED, PoolFile, matching_files
-from orca.paths import cache_dir, made_once
-from orca.traces.files import unpack_zst
+from orca.mixture.engine import WHITE, column, engine, exactly, literal, parquet, unreadable
+from orca.mixture.pool import PoolFile, cached_pool, matching_files
+from orca.traces.files import COMPRESSION, unpack
 
 LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 TELL_FROM = 100_000_000  # bytes: what is smaller is converted in a moment
@@ -70,7 +65,7 @@ class QueryTable:
 
     def _open(self, name: str, path: Path) -> PoolFile:
         if path.name.endswith(LINES):
-            return PoolFile(name, str(self._converted(name, path)), RENDERED)
+            return self._converted(name, path)
         if path.suffix != ".parquet":
             known = ", ".join((".parquet", *LINES))
             raise UserError(f"{name}: unknown ending. Known: {known}")
@@ -105,13 +100,9 @@ class QueryTable:
             "problem": texts.get("problem", "NULL"),
         }
 
-    def _converted(self, name: str, path: Path) -> Path:
-        state = path.stat()
-        settings = (str(path.absolute()), state.st_size, state.st_mtime_ns, vars(self), VERSION)
-        key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-
+    def _converted(self, name: str, path: Path) -> PoolFile:
         def convert(target: Path) -> None:
-            if state.st_size > TELL_FROM:
+            if path.stat().st_size > TELL_FROM:
                 print(f"{name}: converting to Parquet in {target.parent}, once", file=sys.stderr)
             _check_whole(name, path)
             with engine(target.parent, ordered=True) as connection:
@@ -124,7 +115,7 @@ class QueryTable:
                     raise unreadable(name, "JSON lines", error) from None
                 self._check_fields(name, path, target, connection)
 
-        return made_once(cache_dir("pool", key) / "pool.parquet", convert)
+        return cached_pool(name, [path], repr((vars(self), VERSION)), convert)
 
     def _check_fields(
         self, name: str, path: Path, pool: Path, connection: duckdb.DuckDBPyConnection
@@ -136,7 +127,9 @@ class QueryTable:
         counted = f"SELECT {sql} FROM {parquet(pool)}"
         found = connection.sql(counted).to_arrow_table().to_pylist()[0]
         missing = [field for key, field in self.columns.items() if found.get(key) == 0]
-        objects = f"read_ndjson_objects({literal(glob.escape(str(path)))}, ignore_errors = true)"
+        objects = (
+            f"read_ndjson_objects({exactly(path)}, hive_partitioning = false, ignore_errors = true)"
+        )
         keys = connection.sql(
             f"SELECT json_keys(json) FROM {objects} WHERE json_type(json) = 'OBJECT' LIMIT 1"
         ).fetchall()
@@ -147,39 +140,37 @@ class QueryTable:
 
     def _lines(self, path: Path) -> str:
         """The pool's columns of a file of JSON lines."""
-        wanted = {c: (c, f"_{c}") for c in self.columns.values()}
-        declared = ", ".join(f"{column(c)}: 'JSON'" for pair in wanted.values() for c in pair)
-        texts = {}
+        texts, wrong = {}, []
+        fields: dict[str, None] = {}  # each once, though two of the columns may be one
         for key, name in self.columns.items():
-            value = f"coalesce({', '.join(column(c) for c in wanted[name])})"
-            single = f"CASE WHEN json_type({value}) = 'VARCHAR' THEN {value}->>'$' END"
-            texts[key] = single
+            fields |= dict.fromkeys((name, f"_{name}"))
+            value = f"coalesce({column(name)}, {column(f'_{name}')})"
+            texts[key] = f"CASE WHEN json_type({value}) = 'VARCHAR' THEN {value}->>'$' END"
+            fitting = "'VARCHAR', 'NULL'" + ", 'ARRAY'" * (key == "targets")
+            wrong.append(
+                f"WHEN json_type({value}) NOT IN ({fitting}) "
+                f"THEN 'wrong_type: field {name} is ' || json_type({value}) || ', not text'"
+            )
             if key == "targets":
-                texts[key] = (
-                    f"CASE WHEN json_type({value}) = 'ARRAY' "
-                    f"THEN from_json({value}, '[\"VARCHAR\"]') ELSE [{single}] END"
-                )
-        every = ", ".join(column(c) for pair in wanted.values() for c in pair)
-        texts["problem"] = (
-            f"CASE WHEN coalesce({every}) IS NULL THEN 'not_json: not a JSON object, or one "
-            f"with none of the fields {', '.join(self.columns.values())}'"
-        )
-        for key, name in self.columns.items():
-            value = f"coalesce({', '.join(column(c) for c in wanted[name])})"
-            fitting = "'VARCHAR', 'NULL', 'ARRAY'" if key == "targets" else "'VARCHAR', 'NULL'"
-            wrong = f"'wrong_type: field {name} is ' || json_type({value}) || ', not text'"
-            texts["problem"] += f" WHEN json_type({value}) NOT IN ({fitting}) THEN {wrong}"
-            if key == "targets":
+                is_list = f"json_type({value}) = 'ARRAY'"
+                every = f"from_json({value}, '[\"VARCHAR\"]')"
+                texts[key] = f"CASE WHEN {is_list} THEN {every} ELSE [{texts[key]}] END"
                 listed = f"from_json({value}, '[\"JSON\"]')"
                 others = f"list_filter({listed}, lambda t: json_type(t) <> 'VARCHAR')"
-                wrong = f"'wrong_type: an element of the list {name} is not text'"
-                mixed = f"json_type({value}) = 'ARRAY' AND len({others}) > 0"
-                texts["problem"] += f" WHEN {mixed} THEN {wrong}"
-        texts["problem"] += " END"
+                wrong.append(
+                    f"WHEN {is_list} AND len({others}) > 0 "
+                    f"THEN 'wrong_type: an element of the list {name} is not text'"
+                )
+        texts["problem"] = (
+            f"CASE WHEN coalesce({', '.join(map(column, fields))}) IS NULL THEN 'not_json: not a "
+            f"JSON object, or one with none of the fields {', '.join(self.columns.values())}' "
+            f"{' '.join(wrong)} END"
+        )
         selected = self._select(texts, path, "row_number() OVER ()").items()
+        declared = ", ".join(f"{column(field)}: 'JSON'" for field in fields)
         return (
             f"SELECT {', '.join(f'{sql} AS {column(key)}' for key, sql in selected)} "
-            f"FROM read_json({literal(glob.escape(str(path)))}, format = 'newline_delimited', "
+            f"FROM read_json({exactly(path)}, format = 'newline_delimited', "
             f"hive_partitioning = false, ignore_errors = true, columns = {{{declared}}})"
         )
 
@@ -210,29 +201,29 @@ def _no_column(name: str, wanted: str, known: Iterable[str]) -> UserError:
     )
 
 
-class _Nowhere:
+class _Start:
+    """Keeps the first 64 of the bytes that are written to it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
     def write(self, data: bytes) -> None:
-        pass
+        self.data += data[: 64 - len(self.data)]
 
 
 def _check_whole(name: str, path: Path) -> None:
     """Read a compressed file to its end: DuckDB does not tell of one that is cut off (Zstandard)
     or whose checksum is wrong (gzip). And look how it begins."""
+    start = _Start()
     try:
-        if path.suffix == ".zst":
-            with path.open("rb") as packed:
-                unpack_zst(packed, _Nowhere())
-            start = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read(64)
-        elif path.suffix == ".gz":
-            with gzip.open(path) as unpacked:
-                start = unpacked.read(64)
-                shutil.copyfileobj(unpacked, _Nowhere(), 1 << 20)
-        else:
-            with path.open("rb") as plain:
-                start = plain.read(64)
+        with path.open("rb") as file:
+            if path.suffix in COMPRESSION:
+                unpack(path.suffix, file, start)
+            else:
+                start.write(file.read(64))
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise UserError(f"{name}: cannot be unpacked ({error}). Is it whole?") from None
-    if start.startswith(b"\xef\xbb\xbf"):
+    if start.data.startswith(b"\xef\xbb\xbf"):
         raise UserError(f"{name} begins with a byte order mark: save it as UTF-8 without one")
-    if start.lstrip()[:1] == b"[":
+    if start.data.lstrip()[:1] == b"[":
         raise UserError(f"{name} holds a JSON array: write one object a line (JSON lines)")

@@ -181,11 +181,8 @@ def _local_copy(filesystem: Any, name: str) -> Path:
     def copy_plain(target: Path) -> None:
         try:
             with filesystem.open(name, "rb") as source, target.open("wb") as copy:
-                if name.endswith(".zst"):
-                    unpack_zst(source, copy)
-                elif name.endswith(".gz"):
-                    with gzip.open(source) as unpacked:  # raises when the file is cut off
-                        shutil.copyfileobj(unpacked, copy, 1 << 20)
+                if packed:
+                    unpack(Path(name).suffix, source, copy)
                 else:
                     shutil.copyfileobj(source, copy, 1 << 20)
         except Exception as error:  # every compression library raises its own kind
@@ -203,8 +200,16 @@ def _cached(filesystem: Any, name: str) -> Path:
     return cache_dir("files", key)
 
 
-def unpack_zst(source: Any, copy: Any) -> None:
-    """Write the plain text of a Zstandard file; raises EOFError when it is cut off."""
+def unpack(suffix: str, source: Any, copy: Any) -> None:
+    """Write the plain text of a file that ends in ``.gz`` or ``.zst``.
+
+    Raises:
+        EOFError: the file is cut off.
+    """
+    if suffix == ".gz":
+        with gzip.open(source) as unpacked:
+            shutil.copyfileobj(unpacked, copy, 1 << 20)
+        return
     # zstandard's own readers end a cut-off file without a word; its frame objects tell.
     frame = zstandard.ZstdDecompressor().decompressobj()
     while data := source.read(1 << 20):

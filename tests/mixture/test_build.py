@@ -2,88 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from submixes import a_mixture, four_submixes, rows_of, write_submix
 
-from orca.errors import UNFINISHED_STATUS, UserError
+from orca.errors import UserError
 from orca.mixture import (
     AlgorithmOne,
     Collection,
     ExactDuplicates,
-    Mixture,
     QueryTable,
-    Stratified,
-    SystemMessages,
     TakeAll,
     shows_options,
 )
 from orca.mixture.build import build_query_sets
-from orca.mixture.output import complete_directory
-from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import read_manifest, read_queries, write_query_set
-from orca.traces import SYSTEM_MESSAGES, TraceSource
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_submix(directory: Path, task: str, tasks: int, rows: int, files: int = 1) -> None:
-    """Rows that say where they are; every fourth is few-shot, every third shows options."""
-    directory.mkdir(parents=True)
-    made = [
-        {
-            "inputs": f"{directory.name} {n}?" + "\nOPTIONS:\n- yes\n- no" * (n % 3 == 0),
-            "targets": f"target {n}",
-            "task_source": "x",
-            "task_name": f"{task}{n * n % tasks}",
-            "template_type": ("zs_opt", "zs_noopt", "zs_opt", "fs_opt")[n % 4],
-        }
-        for n in range(rows)
-    ]
-    size = -(-rows // files)
-    for file in range(files):
-        part = made[file * size : (file + 1) * size]
-        pq.write_table(pa.Table.from_pylist(part), directory / f"{file}.parquet")
+from orca.mixture.query_set import read_manifest
+from orca.traces import SYSTEM_MESSAGES
 
 
 @pytest.fixture(scope="module")
 def submixes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("submixes")
-    write_submix(root / "cot", "cot_", 5, 200)
-    write_submix(root / "niv2", "task12", 7, 900, files=3)
-    write_submix(root / "flan2021", "glue/", 9, 1000)
-    write_submix(root / "t0", "duorc_", 11, 1200)
-    return root
-
-
-def a_mixture(root: Path, **changes: Any) -> Mixture:
-    def collection(name: str, sampler: Any) -> Collection:
-        return Collection(QueryTable(f"{name}/*.parquet"), sampler)
-
-    settings: dict[str, Any] = {
-        "name": "test",
-        "path": str(root),
-        "collections": {
-            "cot": collection("cot", TakeAll()),
-            "niv2": collection("niv2", Stratified(30)),
-            "flan2021": collection("flan2021", AlgorithmOne(250)),
-            "t0": collection("t0", AlgorithmOne(200)),
-        },
-        "sets": {"flan5m": None, "flan1m": 120},
-        "system_messages": SystemMessages(seed=17),
-    }
-    return Mixture(**{**settings, **changes})
-
-
-def rows_of(directory: Path) -> list[dict[str, Any]]:
-    return [row for batch in read_queries(directory) for row in batch.to_pylist()]
+    return four_submixes(tmp_path_factory.mktemp("submixes"))
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +89,6 @@ def test_the_order_is_mixed(built: Path) -> None:
     """The first queries are a sample of the whole: a teacher may stop early."""
     first = Counter(query["collection"] for query in rows_of(built / "flan5m")[:200])
     assert min(first[name] for name in ("cot", "niv2", "flan2021", "t0")) >= 15
-
-
-def test_overwriting_replaces_what_was_there(submixes: Path, tmp_path: Path) -> None:
-    build_query_sets(a_mixture(submixes), tmp_path / "out", {})
-    before = read_manifest(tmp_path / "out" / "flan5m")
-    build_query_sets(a_mixture(submixes, seed=3), tmp_path / "out", {}, overwrite=True)
-    assert read_manifest(tmp_path / "out" / "flan5m")["content_sha256"] != before["content_sha256"]
 
 
 def test_the_same_input_gives_the_same_bytes_wherever_it_lies(
@@ -240,123 +178,6 @@ def test_a_collection_without_queries_says_why(submixes: Path, tmp_path: Path) -
         build_query_sets(a_mixture(submixes, collections={"cot": one}), tmp_path / "out", {})
 
 
-def test_sets_of_any_size_are_written_whole(tmp_path: Path) -> None:
-    """Around the borders of row groups (10,000) and files (50,000), in batches of any size."""
-    for rows, size in ((0, 1), (10_001, 7_000), (50_000, 10_000), (60_001, 25_000)):
-        numbers = range(rows)
-        columns = {
-            name: pa.array([str(n) for n in numbers], pa.string()).cast(pa.string())
-            for name in ("id", "collection", "system_message", "query")
-        }
-        table = pa.table(
-            {
-                field.name: columns.get(field.name, pa.nulls(rows, field.type))
-                for field in QUERY_SCHEMA
-            },
-            QUERY_SCHEMA,
-        )
-        manifest = write_query_set(tmp_path / str(rows), table.to_batches(size), {})
-        assert manifest["queries"] == rows
-        found = [
-            one for batch in read_queries(tmp_path / str(rows)) for one in batch["id"].to_pylist()
-        ]
-        assert found == [str(n) for n in numbers]
-        assert len(pq.ParquetDataset(tmp_path / str(rows)).read()) == rows
-
-
-def test_manifest_hashes_are_those_of_the_files(built: Path) -> None:
-    import hashlib
-
-    manifest = read_manifest(built / "flan5m")
-    assert manifest["seed"] == 17 and "duckdb" in manifest["versions"]
-    assert manifest["queries"] == sum(file["rows"] for file in manifest["files"])
-    for file in manifest["files"]:
-        data = (built / "flan5m" / file["name"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == file["sha256"]
-        kept = json.loads(pq.read_schema(built / "flan5m" / file["name"]).metadata[b"orca"])
-        assert kept["seed"] == 17
-
-
-def test_only_query_sets_are_ever_replaced(submixes: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="overwrite=true"):
-        build_query_sets(a_mixture(submixes), tmp_path / "out", {})
-    with pytest.raises(UserError, match=r"thesis\.tex belongs to none"):
-        build_query_sets(a_mixture(submixes), tmp_path / "out", {}, overwrite=True)
-    assert (tmp_path / "out" / "thesis.tex").read_text() == "x"
-    (tmp_path / "out" / "thesis.tex").unlink()
-    for _ in range(2):
-        build_query_sets(a_mixture(submixes), tmp_path / "out", {}, overwrite=True)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="is a file"):
-        build_query_sets(a_mixture(submixes), tmp_path / "file", {}, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
-
-
-def test_two_programs_do_not_build_one_directory(submixes: Path, tmp_path: Path) -> None:
-    with (
-        complete_directory(tmp_path / "out", overwrite=False),
-        pytest.raises(UserError, match="another program builds"),
-    ):
-        build_query_sets(a_mixture(submixes), tmp_path / "out", {})
-    assert (tmp_path / "out").exists()
-
-
-def test_a_stopped_program_leaves_nothing(submixes: Path, tmp_path: Path) -> None:
-    arguments = [f"{c}.source.files={c.split('.')[-1]}/*" for c in COLLECTIONS]
-    command = [
-        sys.executable,
-        "-c",
-        STOPPED,
-        "mixture=flan",
-        f"mixture.path={submixes}",
-        *arguments,
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == UNFINISHED_STATUS, done.stderr
-    assert "queries/flan was not written" in done.stderr and "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-COLLECTIONS = [f"mixture.collections.{name}" for name in ("cot", "niv2", "flan2021", "t0")]
-STOPPED = """
-import os, signal
-import orca.mixture.build as build
-from orca.config import run_program
-from orca.mixture.__main__ import main
-card = build.query_card
-def stopped(*arguments):
-    os.kill(os.getpid(), signal.SIGTERM)  # when everything but the card is there
-    return card(*arguments)
-build.query_card = stopped
-run_program(main, "queries")
-"""
-
-
-def test_parquet_readers_take_a_set_by_its_directory(built: Path) -> None:
-    import datasets
-    import pandas as pd
-    import pyarrow.dataset
-
-    expected = read_manifest(built / "flan1m")["queries"]
-    assert expected == 120
-    assert len(pd.read_parquet(built / "flan1m")) == expected
-    assert pyarrow.dataset.dataset(built / "flan1m").count_rows() == expected
-    loaded = datasets.load_dataset(str(built / "flan1m"), split="train")
-    assert len(loaded) == expected and loaded.column_names == QUERY_SCHEMA.names
-
-
-def test_a_failure_leaves_what_was_there(submixes: Path, tmp_path: Path) -> None:
-    build_query_sets(a_mixture(submixes), tmp_path / "out", {})
-    before = read_manifest(tmp_path / "out" / "flan5m")
-    broken = a_mixture(submixes, collections={"t0": Collection(QueryTable("none"), TakeAll())})
-    with pytest.raises(UserError, match=r"collection t0: no file matches .*t0=null leaves it out"):
-        build_query_sets(broken, tmp_path / "out", {}, overwrite=True)
-    assert read_manifest(tmp_path / "out" / "flan5m") == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_mistakes_of_the_mixture_are_named(submixes: Path, tmp_path: Path) -> None:
     dialog = {"dialog": Collection(QueryTable("x"), TakeAll())}
     with pytest.raises(UserError, match="dialog unknown; the paper samples"):
@@ -366,22 +187,6 @@ def test_mistakes_of_the_mixture_are_named(submixes: Path, tmp_path: Path) -> No
     collections = {"cot": Collection(QueryTable("cot/*"), TakeAll(), exclude=["cot_9*"])}
     with pytest.raises(UserError, match=r"cot\.exclude: no task is called 'cot_9\*'"):
         build_query_sets(a_mixture(submixes, collections=collections), tmp_path / "out", {})
-
-
-def test_gold_targets_are_traces(built: Path) -> None:
-    """data=flan_targets trains on them; the system messages ask for explanations and are left."""
-    source = TraceSource("flan5m/*.parquet", "flan_targets", str(built))
-    queries = rows_of(built / "flan5m")
-    assert len(source) == len(queries)
-    for number in (0, 57, len(queries) - 1):
-        trace, query = source[number], queries[number]
-        assert (trace.id, trace.query, trace.response, trace.system_message) == (
-            query["id"],
-            query["query"],
-            query["targets"][0],
-            "",
-        )
-        assert trace.sub_collection == query["collection"]
 
 
 def test_the_program_builds_flan_mini_from_real_data(shared_data: Path, tmp_path: Path) -> None:

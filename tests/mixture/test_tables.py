@@ -194,6 +194,10 @@ def test_missing_columns_and_files_are_named(tmp_path: Path) -> None:
         UserError, match=r"a\.jsonl: no column 'targets'; it has 'inputs', 'target'"
     ):
         QueryTable("a.jsonl", task=None, template_type=None).open(str(tmp_path))
+    (tmp_path / "json=5").mkdir()  # for DuckDB a column of that name, if it is let
+    (tmp_path / "a.jsonl").rename(tmp_path / "json=5" / "a.jsonl")
+    with pytest.raises(UserError, match=r"json=5/a\.jsonl: no column 'targets'"):
+        QueryTable("json=5/*", task=None, template_type=None).open(str(tmp_path))
     (tmp_path / "a.csv").write_text("a")
     with pytest.raises(UserError, match="unknown ending"):
         QueryTable("a.csv").open(str(tmp_path))
