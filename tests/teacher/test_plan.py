@@ -244,10 +244,10 @@ def length_table() -> str:
 
 
 TODAY = {  # model, teacher in whose place, prices of a million tokens where conf/teacher has others
-    "gpt-4.1-mini": ("chatgpt", None),
-    "gpt-6-luna": ("chatgpt", Prices(0.1, 0.5, "2026-09-22")),
-    "gpt-4.1": ("gpt4", None),
-    "gpt-6.1-terra": ("gpt4", Prices(1.0, 5.0, "2026-10-26")),
+    "gpt-4.1-mini": ("chatgpt", Prices(0.4, 1.6, "2026-09-26")),
+    "gpt-6-luna": ("chatgpt", None),
+    "gpt-4.1": ("gpt4", Prices(2.0, 8.0, "2026-06-21")),
+    "gpt-6.1-terra": ("gpt4", None),
     "gpt-6-sol": ("gpt4", Prices(2.0, 10.0, "2026-09-22")),
 }
 
@@ -259,7 +259,7 @@ def today_table() -> str:
         teacher = replace(teacher, prices=prices or teacher.prices)
         if prices is None:
             (endpoint,) = teacher.endpoints.values()
-            assert endpoint.model.startswith(f"{model}-2025")
+            assert endpoint.model == model
         made = at_scale(teacher)
         rows.append(
             (
