@@ -41,7 +41,7 @@ class Benchmark(Protocol):
     kind: Literal["multiple_choice", "judged", "toxicity"]
 
     def items(self) -> list[Item]:
-        """All items in a fixed order; raises ``UserError`` where the data is not what it must be."""
+        """All items in a fixed order; raises ``UserError`` where the data is not as it must be."""
         ...
 
 
