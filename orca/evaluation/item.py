@@ -52,6 +52,7 @@ class Sample:
     Attributes:
         draw: number of the draw of this item, from 0.
         seed: of this draw.
+        system_message: number in Table 2.
         text: raw output.
         finish_reason: ``stop``, ``length``, ``content_filter``, or ``failed``: no answer came.
         first_capital: label by the paper's rule; "": none.
@@ -64,7 +65,7 @@ class Sample:
     task: str
     draw: int
     seed: int
-    system_message: str
+    system_message: int
     prompt: str
     text: str
     finish_reason: str

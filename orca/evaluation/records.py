@@ -1,0 +1,121 @@
+"""Samples on disk: one Parquet row for each answer, written as answers come.
+
+A run adds part files to ``samples/``; a part is whole or absent, so that a killed run goes on where
+its last part ends. What was asked (model, protocol, data) is in ``facts.json`` and must be the same
+for whoever adds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orca.errors import UserError
+from orca.evaluation.item import Item, Sample
+
+WRITE_EVERY = 20.0  # seconds
+SCHEMA = pa.schema(
+    {
+        "item": pa.string(),
+        "benchmark": pa.string(),
+        "task": pa.string(),
+        "draw": pa.int32(),
+        "seed": pa.int64(),
+        "system_message": pa.int32(),
+        "prompt": pa.string(),
+        "text": pa.string(),
+        "finish_reason": pa.string(),
+        "gold": pa.list_(pa.string()),
+        "first_capital": pa.string(),
+        "stated": pa.string(),
+        "prompt_tokens": pa.int32(),
+        "new_tokens": pa.int32(),
+        "latency": pa.float32(),
+        "error": pa.string(),
+        "correct": pa.bool_(),
+        "stated_correct": pa.bool_(),
+    }
+)
+DERIVED = ("correct", "stated_correct")
+
+
+class Records:
+    """The samples of one run.
+
+    Args:
+        directory: made where it is not there.
+        facts: what was asked of whom: everything that changes answers.
+
+    Raises:
+        UserError: the directory holds samples of other facts.
+    """
+
+    def __init__(self, directory: Path, facts: dict[str, Any]) -> None:
+        self.directory = directory / "samples"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _check_facts(directory / "facts.json", facts)
+        self._parts = sorted(self.directory.glob("part-*.parquet"))
+        self._waiting: list[Sample] = []
+        self._written_at = time.monotonic()
+
+    def read(self) -> list[Sample]:
+        """Every sample that is on disk, in the order in which they came."""
+        names = [name for name in SCHEMA.names if name not in DERIVED]
+        rows = (
+            row for part in self._parts for row in pq.read_table(part, columns=names).to_pylist()
+        )
+        return [Sample(**{**row, "gold": tuple(row["gold"])}) for row in rows]
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample; it is on disk after ``WRITE_EVERY`` seconds of work, or :meth:`write`."""
+        self._waiting.append(sample)
+        if time.monotonic() - self._written_at > WRITE_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            rows = [
+                {**dataclasses.asdict(sample), **{name: getattr(sample, name) for name in DERIVED}}
+                for sample in self._waiting
+            ]
+            path = self.directory / f"part-{len(self._parts):05d}.parquet"
+            partial = path.with_suffix(".partial")
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
+            os.replace(partial, path)
+            self._parts.append(path)
+            self._waiting = []
+        self._written_at = time.monotonic()
+
+
+def fingerprint(items: Iterable[Item]) -> str:
+    """Changes when another question would be asked or another answer be right."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps(dataclasses.astuple(item), ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_facts(path: Path, facts: dict[str, Any]) -> None:
+    text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(text)
+        os.replace(partial, path)
+        return
+    known = json.loads(path.read_text())
+    for name, value in json.loads(text).items():
+        if known.get(name) != value:
+            raise UserError(
+                f"{path.parent} holds answers with {name} = {known.get(name)!r}, and now it is "
+                f"{value!r}: give another out=, or the same options"
+            )
