@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,21 @@ class _Places:
         return _Places(self.hashes[chosen], self.items[chosen], self.starts[chosen])
 
 
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A text and a benchmark item that share words.
+
+    Attributes:
+        row: of the text; ``item``: number of the item.
+        words: of the text that are shared; ``quote``: the first of them.
+    """
+
+    row: int
+    item: int
+    words: int
+    quote: str
+
+
 class BenchmarkIndex:
     """Where every word sequence of the benchmarks occurs, for texts to be compared with.
 
@@ -240,7 +256,16 @@ class BenchmarkIndex:
         self.without_evidence = [items[index] for index in np.flatnonzero(~seen).tolist()]
 
     def matches(self, texts: pa.Array) -> Iterator[tuple[int, str]]:
-        """(row, evidence) of every text that shares words with an item, in the order of rows."""
+        """(row, evidence) of every text that shares words with an item, in the order of rows.
+
+        The evidence names the item with the most words, and of those the first.
+        """
+        for row, group in groupby(self.overlaps(texts), key=lambda overlap: overlap.row):
+            most = max(group, key=lambda overlap: (overlap.words, -overlap.item))
+            yield row, f"{most.words} words shared with {self._items[most.item]}: '{most.quote}'"
+
+    def overlaps(self, texts: pa.Array) -> Iterator[Overlap]:
+        """Every text and item that share words, in the order of rows."""
         words = _words(texts)
         offsets = words.offsets.to_numpy()
         flat = words.flatten()
@@ -260,10 +285,10 @@ class BenchmarkIndex:
                         positions = shared.setdefault(row, {}).setdefault(int(item), set())
                         positions.update(range(start, start + length))
         for row in sorted(shared):
-            item, positions = max(shared[row].items(), key=lambda one: (len(one[1]), -one[0]))
-            start, length = min(positions), min(len(self._words[item]), self._ngram)
-            quote = " ".join(flat[start : start + length].to_pylist())
-            yield row, f"{len(positions)} words shared with {self._items[item]}: '{quote}'"
+            for item, positions in shared[row].items():
+                start, length = min(positions), min(len(self._words[item]), self._ngram)
+                quote = " ".join(flat[start : start + length].to_pylist())
+                yield Overlap(row, item, len(positions), quote)
 
     def _hashes(self, words: pa.ListArray) -> Iterator[tuple[int, np.ndarray]]:
         """For each length the hash of the sequence that starts at each word.

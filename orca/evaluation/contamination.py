@@ -1,0 +1,175 @@
+"""Benchmark items that share text with training traces, by the rule that query sets are checked by.
+
+An item is found by 13 words in a row (:class:`orca.mixture.contamination.Contamination` has the
+rule and its limits). What is searched for is the passage or task description, the question, and the
+question with its options, each for itself: a short question is found by its own words, and a
+statement that is an option (as in BBH's snarks) is found too. Words of the prompt's form are not.
+Texts are read in blocks, so memory depends on the benchmarks alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from orca.evaluation.item import Item
+from orca.evaluation.table import Table
+from orca.mixture.contamination import BenchmarkIndex, Contamination
+from orca.mixture.contamination import Item as Evidence
+from orca.traces import BadRow, TraceSource
+
+_CHARACTERS_AT_ONCE = 1_000_000
+_NEVER_QUOTED = ("toxigen",)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOverlap:
+    """An item that is, in part or whole, in the texts.
+
+    Attributes:
+        texts: number of texts that share words with it.
+        words: shared with the text ``where``, the first of those that share the most.
+        quote: the first of these words; empty for ToxiGen, whose sentences are not shown.
+    """
+
+    item: str
+    benchmark: str
+    task: str
+    texts: int
+    words: int
+    where: str
+    quote: str
+
+
+@dataclass(frozen=True)
+class OverlapReport:
+    """What of the benchmarks is in a set of texts.
+
+    Attributes:
+        texts: number of texts that were read.
+        items: number of items by (benchmark, task).
+        without_evidence: ids of items that nothing can be found by: too short, or with words that
+            ten or more items of their task have.
+        overlaps: in the order of benchmarks, tasks and items.
+    """
+
+    texts: int
+    items: dict[tuple[str, str], int]
+    without_evidence: tuple[str, ...]
+    overlaps: tuple[ItemOverlap, ...]
+
+    def found(self) -> dict[tuple[str, str], int]:
+        """Number of items that share text, by (benchmark, task)."""
+        counts = Counter((one.benchmark, one.task) for one in self.overlaps)
+        return {key: counts[key] for key in self.items}
+
+    def table(self) -> Table:
+        """Tasks with their items and those that share text."""
+        rows = tuple(
+            (*key, self.items[key], count, round(100 * count / self.items[key], 1))
+            for key, count in self.found().items()
+        )
+        note = (
+            f"{self.texts:,} texts were read. {len(self.without_evidence):,} items cannot be "
+            "found: they are too short, or their words are common in their task."
+        )
+        head = ("benchmark", "task", "items", "with text in the traces", "%")
+        return Table("Overlap with the training traces", head, rows, (note,))
+
+
+def overlap(items: Sequence[Item], texts: Iterable[tuple[str, str]]) -> OverlapReport:
+    """Which items share text with ``texts``.
+
+    Args:
+        items: whole benchmarks, even where a slice is evaluated: what ten items of a task have in
+            common is no evidence, which a slice would not show.
+        texts: (where it is, text), as :func:`trace_texts` yields them.
+    """
+    items = sorted(items, key=lambda item: (item.benchmark, item.task))
+    evidence = _evidence(items)
+    index = BenchmarkIndex(
+        evidence, Contamination.ngram, Contamination.min_words, Contamination.boilerplate
+    )
+    found: dict[int, ItemOverlap] = {}
+    num_texts = 0
+    for block in _blocks(texts):
+        num_texts += len(block)
+        shared: dict[tuple[int, int], tuple[int, str]] = {}  # (row, item): words, quote
+        for one in index.overlaps(pa.array([text for _, text in block], pa.string())):
+            key = one.row, evidence[one.item].index
+            shared[key] = max(shared.get(key, (0, "")), (one.words, one.quote))
+        for (row, number), (words, quote) in shared.items():
+            item = items[number]
+            new = ItemOverlap(
+                item.id,
+                item.benchmark,
+                item.task,
+                texts=1,
+                words=words,
+                where=block[row][0],
+                quote="" if item.benchmark in _NEVER_QUOTED else quote,
+            )
+            found[number] = _merged(found[number], new) if number in found else new
+    hidden = Counter(part.index for part in index.without_evidence)
+    parts = Counter(part.index for part in evidence)
+    return OverlapReport(
+        num_texts,
+        dict(Counter((item.benchmark, item.task) for item in items)),
+        tuple(items[number].id for number in sorted(parts) if hidden[number] == parts[number]),
+        tuple(found[number] for number in sorted(found)),
+    )
+
+
+def trace_texts(source: TraceSource) -> Iterator[tuple[str, str]]:
+    """Query and response of every trace; rows that are no trace are passed over, as in training."""
+    for number in range(len(source)):
+        try:
+            trace = source[number]
+        except BadRow:
+            continue
+        yield f"query of {trace.id}", trace.query
+        yield f"response of {trace.id}", trace.response
+
+
+def searched(item: Item) -> dict[str, str]:
+    """What of an item's prompt must not be in the traces, by its kind."""
+    asked, form, _ = item.prompt.rpartition("\nA: Among ")
+    if not form:  # open-ended: the prompt is the item
+        return {"question": item.prompt}
+    context, _, asked = asked.rpartition("Q: ")
+    question, _, options = asked.rpartition("Answer Choices: ")
+    return {"context": context, "question": question, "options": f"{question} {options}"}
+
+
+def _evidence(items: Sequence[Item]) -> list[Evidence]:
+    """Texts to be searched for; ``index`` is the number of the item.
+
+    Kinds are tasks of their own, or the question would be counted twice among the items of its
+    task that have the same words.
+    """
+    parts = [
+        Evidence(f"{item.benchmark}/{item.task} {kind}", number, text)
+        for number, item in enumerate(items)
+        for kind, text in searched(item).items()
+    ]
+    return sorted(parts, key=lambda part: part.task)
+
+
+def _blocks(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    block: list[tuple[str, str]] = []
+    size = 0
+    for where, text in texts:
+        block.append((where, text))
+        size += len(text)
+        if size >= _CHARACTERS_AT_ONCE:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _merged(known: ItemOverlap, new: ItemOverlap) -> ItemOverlap:
+    return replace(new if new.words > known.words else known, texts=known.texts + 1)
