@@ -1,1 +1,27 @@
 """A model → benchmarks as the paper ran them → tables with intervals (section 5 of 2306.02707)."""
+
+from orca.evaluation.ask import ask_all, check_system_messages
+from orca.evaluation.choose import stratified
+from orca.evaluation.engine import Engine
+from orca.evaluation.item import Benchmark, Item, Sample
+from orca.evaluation.page import save_results
+from orca.evaluation.protocol import Protocol
+from orca.evaluation.records import Records, fingerprint, read_samples
+from orca.evaluation.results import Results, build_results
+
+__all__ = [
+    "Benchmark",
+    "Engine",
+    "Item",
+    "Protocol",
+    "Records",
+    "Results",
+    "Sample",
+    "ask_all",
+    "build_results",
+    "check_system_messages",
+    "fingerprint",
+    "read_samples",
+    "save_results",
+    "stratified",
+]

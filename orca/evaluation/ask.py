@@ -63,6 +63,17 @@ def ask_all(
     return [known[key] for key in wanted]
 
 
+def check_system_messages(numbers: Sequence[int]) -> list[int]:
+    """Numbers in Table 2; raises :class:`UserError` for others, or for one that is there twice."""
+    messages = list(numbers)
+    if not messages or len(set(messages)) < len(messages):
+        raise UserError(f"system_message={messages}: one or several different numbers")
+    for number in messages:
+        if number not in SYSTEM_MESSAGES:
+            raise UserError(f"system_message={messages}: {number!r} is no number in Table 2 (1-16)")
+    return messages
+
+
 def key_of(sample: Sample) -> Key:
     return sample.item, sample.system_message, sample.draw
 

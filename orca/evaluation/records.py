@@ -69,11 +69,7 @@ class Records:
 
     def read(self) -> list[Sample]:
         """Every sample that is on disk, in the order in which they came."""
-        names = [name for name in SCHEMA.names if name not in DERIVED]
-        rows = (
-            row for part in self._parts for row in pq.read_table(part, columns=names).to_pylist()
-        )
-        return [Sample(**{**row, "gold": tuple(row["gold"])}) for row in rows]
+        return read_samples(self.directory.parent)
 
     def add(self, sample: Sample) -> None:
         """Keep a sample; it is on disk after ``WRITE_EVERY`` seconds of work, or :meth:`write`."""
@@ -97,6 +93,20 @@ class Records:
         self._written_at = time.monotonic()
 
 
+def read_samples(directory: Path) -> list[Sample]:
+    """The samples of a run, in the order in which they came.
+
+    Raises:
+        UserError: there is no run.
+    """
+    if not (directory / "samples").is_dir():
+        raise UserError(f"{directory} is no run of evaluate.py: it has no samples/")
+    names = [name for name in SCHEMA.names if name not in DERIVED]
+    parts = sorted((directory / "samples").glob("part-*.parquet"))
+    rows = (row for part in parts for row in pq.read_table(part, columns=names).to_pylist())
+    return [Sample(**{**row, "gold": tuple(row["gold"])}) for row in rows]
+
+
 def fingerprint(items: Iterable[Item]) -> str:
     """Changes when another question would be asked or another answer be right."""
     digest = hashlib.sha256()
@@ -106,16 +116,14 @@ def fingerprint(items: Iterable[Item]) -> str:
 
 
 def _check_facts(path: Path, facts: dict[str, Any]) -> None:
-    text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
-        os.replace(partial, path)
-        return
-    known = json.loads(path.read_text())
-    for name, value in json.loads(text).items():
-        if known.get(name) != value:
+    facts = json.loads(json.dumps(facts))
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for name, value in facts.items():
+        if known.setdefault(name, value) != value:
             raise UserError(
-                f"{path.parent} holds answers with {name} = {known.get(name)!r}, and now it is "
+                f"{path.parent} holds answers with {name} = {known[name]!r}, and now it is "
                 f"{value!r}: give another out=, or the same options"
             )
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False))
+    os.replace(partial, path)

@@ -1,0 +1,75 @@
+"""Measure a model as the paper measured Orca.
+
+    python evaluate.py model=runs/smollm2_135m-sample/flan5m_chatgpt/hf
+    python evaluate.py model=DIR benchmark=[agieval,bbh] fraction=0.1 protocol=greedy
+    python evaluate.py model=gpt4 engine=openai teacher@engine.teacher=gpt4 benchmark=[agieval]
+
+The same command goes on where an earlier one ended. Options are in conf/evaluate.yaml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from orca.config import check_config, run_program
+from orca.evaluation import (
+    Benchmark,
+    Engine,
+    Item,
+    Protocol,
+    Records,
+    ask_all,
+    build_results,
+    check_system_messages,
+    fingerprint,
+    save_results,
+    stratified,
+)
+
+OPTIONS = (
+    "benchmark", "protocol", "engine", "logger", "paths", "model", "name", "out",
+    "system_message", "fraction", "compare", "traces", "run",
+)  # fmt: skip
+
+
+def main(config: DictConfig) -> None:
+    """Ask what is missing, score everything, write the report."""
+    check_config(config, OPTIONS)
+    protocol: Protocol = instantiate(config.protocol)
+    benchmarks: list[Benchmark] = list(instantiate(config.benchmark, _convert_="all").values())
+    messages = check_system_messages(config.system_message)
+    items = {one.name: one.items() for one in benchmarks}
+    chosen = stratified([item for own in items.values() for item in own], config.fraction)
+    engine: Engine = instantiate(config.engine, _convert_="all")
+    out = Path(config.out)
+    facts = _facts(engine, protocol, items)
+    records = Records(out, facts)
+    print(
+        f"{config.name}: {', '.join(items)}; {len(chosen):,} of "
+        f"{sum(map(len, items.values())):,} items, protocol {protocol.name} (temperature "
+        f"{protocol.temperature:g}, {protocol.draws} draw(s), up to {protocol.max_new_tokens:,} "
+        f"tokens), system message(s) {messages}; {engine.describe()}",
+        flush=True,
+    )
+    samples = ask_all(engine, chosen, protocol, messages, records)
+    others = [Path(directory) for directory in config.compare]
+    results = build_results(config.name, facts, protocol, items, samples, others)
+    save_results(results, out)
+    print(results.text(), flush=True)
+    print(f"{out}: report.md, report.html, report.json, samples/", flush=True)
+
+
+def _facts(engine: Engine, protocol: Protocol, items: dict[str, list[Item]]) -> dict[str, Any]:
+    """What must be the same for all answers in a directory; draws may be added."""
+    asked = {k: v for k, v in dataclasses.asdict(protocol).items() if k != "draws"}
+    data = {f"data {name}": fingerprint(own) for name, own in items.items()}
+    return {"model": engine.describe(), "protocol": asked, **data}
+
+
+if __name__ == "__main__":
+    run_program(main, "evaluate")
