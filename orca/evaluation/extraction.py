@@ -7,11 +7,12 @@ real outputs is in docs/evaluation.md, "Answer extraction".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from orca.answers import TAKEN_BACK, plain
 
 AGIEVAL_LETTERS = "ABCDEF"
+LONGEST_STATEMENT = 500  # characters after "the answer is"; bounds the time on any output
 
 # "The answer is …", "Correct option: …", "A: …", "I would choose …"; what is stated follows.
 _PHRASE = re.compile(
@@ -54,14 +55,16 @@ def stated_label(text: str, labels: Sequence[str], options: Sequence[str]) -> st
     no option (``(none)``), denies it (``not (A)``) or is taken back (``Wait``) gives "".
     """
     reader = _Reader(labels, options)
-    end, label = max(reader.statements(text), default=(0, ""))
+    end, label = reader.last_statement(text)
     if _REVOKED.search(text, end):
         return ""
     if end:
         return label
     lines = [line for line in text.splitlines() if line.strip()] or [""]
-    goes_through = len({*map(reader.leading_id, lines)} - {""}) > 1  # (A) …, (B) …: each in turn
-    if not goes_through:
+    ids = {*map(reader.leading_id, lines)} - {""}
+    if len(ids) > 1 and reader.leading_id(lines[-1]):  # (A) …, (B) …: a list of the options
+        return ""
+    if len(ids) < 2:
         label = reader.begins_with(lines[0]) or reader.begins_with(lines[-1]) or ""
     return label or reader.only_id(_SENTENCE.split(text.strip())[-1])
 
@@ -90,17 +93,21 @@ class _Reader:
             re.MULTILINE,
         )
 
-    def statements(self, text: str) -> Iterator[tuple[int, str]]:
-        """(where it ends, its label or "" if it leaves the answer open), in any order."""
-        for phrase in _PHRASE.finditer(text):
-            sentence = _SENTENCE.split(line := text[phrase.end() :].split("\n", 1)[0])[0]
+    def last_statement(self, text: str) -> tuple[int, str]:
+        """(where it ends, its label or "" if it leaves the answer open); (0, ""): there is none."""
+        last = (0, "")
+        for phrase in reversed([*_PHRASE.finditer(text)]):
+            line = text[phrase.end() : phrase.end() + LONGEST_STATEMENT].split("\n", 1)[0]
+            sentence = _SENTENCE.split(line)[0]
             label = self.begins_with(line)
+            if label is None and _ID.search(sentence):  # "the answer is the city in France, (A)"
+                label = self.only_id(sentence)
             if label is not None:
-                yield phrase.end() + len(sentence), label
-            elif _ID.search(sentence):  # "the answer is the city on the Seine, (A)"
-                yield phrase.end() + len(sentence), self.only_id(sentence)
+                last = (phrase.end() + len(sentence), label)
+                break
         for match in self._called_correct.finditer(text):
-            yield match.end(), next(filter(None, match.groups()))
+            last = max(last, (match.end(), next(filter(None, match.groups()))))
+        return last
 
     def begins_with(self, line: str) -> str | None:
         """The label whose id or text begins the line; "": it leaves it open; None: no option."""
