@@ -197,3 +197,17 @@ def _source(shared_data: Path, item: Item) -> list[dict[str, str]]:
         text = (shared_data / "bbh" / f"{item.task}.json").read_text(encoding="utf-8")
         _FILES[item.task] = json.loads(text)["examples"]
     return _FILES[item.task]
+
+
+def test_a_constant_answer_scores_what_the_options_give_it(shared_data: Path) -> None:
+    """In the other rendering, A is right in 250 of 250 items of temporal sequences."""
+    gold = defaultdict(list)
+    for item in BBH(str(shared_data)).items():
+        gold[item.task].append(item.gold[0])
+    shares = {
+        task: Counter(labels).most_common(1)[0][1] / len(labels) for task, labels in gold.items()
+    }
+    assert max(shares, key=shares.__getitem__) == "navigate" and shares["navigate"] == 145 / 250
+    assert shares["temporal_sequences"] == 71 / 250
+    always_a = [100 * labels.count("A") / len(labels) for labels in gold.values()]
+    assert round(sum(always_a) / len(always_a), 2) == 30.73

@@ -7,10 +7,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from scipy.stats import chisquare
-
 from orca.evaluation.item import Item
 from orca.evaluation.truthfulqa import TruthfulQA
+
+
+def chi_square(counts: list[int]) -> float:
+    """Pearson's statistic against equal counts."""
+    expected = sum(counts) / len(counts)
+    return sum((count - expected) ** 2 / expected for count in counts)
 
 
 def gold_text(item: Item) -> str:
@@ -52,14 +56,14 @@ def test_items_hold_four_different_choices_of_the_source(shared_data: Path) -> N
 
 
 def test_the_right_option_has_no_favourite_place(shared_data: Path) -> None:
-    """Over 20 seeds the p-values of a uniform place are not small as a whole, nor for seed 0."""
-    p_values = []
+    """Chi-square with 3 degrees of freedom: 7.81 is exceeded by 5 %, 4.64 by 20 % of fair draws."""
+    found = []
     for seed in range(20):
         gold = Counter(item.gold[0] for item in TruthfulQA(str(shared_data), seed).items())
-        p_values.append(chisquare([gold[label] for label in "ABCD"]).pvalue)
-    assert p_values[0] > 0.05
-    assert min(p_values) > 0.05 / len(p_values)
-    assert sum(p < 0.2 for p in p_values) <= 9  # of 20, 4 expected; P(> 9) = 0.3 %
+        found.append(chi_square([gold[label] for label in "ABCD"]))
+    assert found[0] < 7.81
+    assert max(found) < 14.32  # 0.25 %: 5 % of 20 fair seeds have one above
+    assert sum(value > 4.64 for value in found) <= 9  # 4 expected; more than 9: 0.3 %
 
 
 def test_every_wrong_choice_can_be_drawn(shared_data: Path) -> None:
@@ -76,7 +80,7 @@ def test_every_wrong_choice_can_be_drawn(shared_data: Path) -> None:
         seen.update(options)
     wrong = [seen[choice] for choice, right in targets.items() if not right]
     assert seen.total() == 2400 and sum(wrong) == 1800
-    assert chisquare(wrong).pvalue > 0.01
+    assert chi_square(wrong) < 24.7  # 11 degrees of freedom, 1 %
 
 
 def test_another_seed_asks_the_same_questions_in_another_way(shared_data: Path) -> None:
