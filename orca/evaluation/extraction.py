@@ -23,6 +23,12 @@ _PHRASE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _OPEN = re.compile(r"\b(?:and|none|cannot|incorrect)\b|" + TAKEN_BACK.pattern, re.IGNORECASE)
+_BESIDE = re.compile(
+    r"[,\s]*or\b|\s*and\b|[,/&\s]*(?:and\s+)?(?:option )?(?:\([a-z]\)|[a-z](?=$|[).,]))"
+)
+_DENIED = re.compile(
+    r"\W*(?:which |that |it )?(?:(?:is|was)(?:n't| not| wrong| incorrect)|cannot|should be)\b"
+)
 _REVOKED = re.compile(
     r"\b(?:wait\b(?! for)|scratch that|on second thought|my mistake|I was wrong"
     r"|(?:that|this) is (?:wrong|not (?:right|correct)))",
@@ -82,7 +88,7 @@ class _Reader:
         letters = "".join(labels)
         self._leading = re.compile(
             r"\W{0,3}(?:(?i:option|choice) )?"
-            rf"(?:\(([A-Za-z])\)|([{letters}])(?=$|[).:,;}}\]]|\s+-))[).:,}}\]]*\s*"
+            rf"(?:\(([A-Za-z])\)|([{letters}])(?=$|[).:,;}}\]]|\s+-))[).:}}\]]*\s*"
         )
         named = rf"\b(?i:option|choice|answer) \(?([{letters}])\b|\(([{letters}])\)"
         self._called_correct = re.compile(
@@ -115,7 +121,7 @@ class _Reader:
         leading = self._leading.match(said)
         if leading:
             label = (leading[1] or leading[2]).upper()
-            rest = _bare(said[leading.end() :]).removeprefix(self.text_of.get(label, ""))
+            rest = said[leading.end() :].lower().removeprefix(self.text_of.get(label, ""))
             return "" if label not in self.text_of or _leaves_open(rest) else label
         said = _bare(said)
         text = max((text for text in self.label_of if _begins(said, text)), key=len, default="")
@@ -151,6 +157,5 @@ def _begins(said: str, text: str) -> bool:
 
 
 def _leaves_open(rest: str) -> bool:
-    """What follows an option names another one beside it, or takes it back."""
-    clause = re.split(r"\.(?:\s|$)|\b(?:because|since|as)\b|;", rest, maxsplit=1)[0]
-    return bool(_OPEN.search(clause) or re.match(r"[,/&\s]*\(\w\)", clause))
+    """What follows an option puts another one beside it, denies it or takes it back."""
+    return bool(_BESIDE.match(rest) or _DENIED.match(rest))
