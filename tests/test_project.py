@@ -20,7 +20,10 @@ ROOT = Path(__file__).parent.parent
 CONFIGURED = (p.name for p in CONF_DIR.iterdir() if p.is_dir())
 GROUPS = sorted(name for name in CONFIGURED if name not in ("experiment", "hydra"))
 GROUPS.append("model/adapter")
-OTHER_PROGRAMS = ("mixture", "hygiene", "teacher", "gates")  # tests of these rooms
+OTHER_PROGRAMS = (  # tests of these rooms
+    *("mixture", "hygiene", "teacher", "gates"),
+    *("benchmark", "engine", "protocol"),
+)
 OPTIONS = [
     (g, f.stem)
     for g in GROUPS

@@ -153,6 +153,6 @@ def _options(task: str, row: int, text: str, where: str) -> tuple[str, tuple[str
         return question, REPAIRED[f"{task}/{row}"]
     listed = [re.fullmatch(r"\(([A-Z])\) (.+)", line) for line in block.split("\n")]
     found = [match for match in listed if match]
-    if "".join(match[1] for match in found) != "".join(labels_of(listed)):
+    if "".join(match[1] for match in found) != "".join(labels_of(block.split("\n"))):
         raise UserError(f"{where}: its options are not lines (A), (B) … in order")
     return question, tuple(match[2] for match in found)

@@ -7,11 +7,12 @@ real outputs is in docs/evaluation.md, "Answer extraction".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from orca.answers import TAKEN_BACK, plain
 
 AGIEVAL_LETTERS = "ABCDEF"
+LONGEST_STATEMENT = 500  # characters after "the answer is"; bounds the time on any output
 
 # "The answer is …", "Correct option: …", "A: …", "I would choose …"; what is stated follows.
 _PHRASE = re.compile(
@@ -22,6 +23,12 @@ _PHRASE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _OPEN = re.compile(r"\b(?:and|none|cannot|incorrect)\b|" + TAKEN_BACK.pattern, re.IGNORECASE)
+_BESIDE = re.compile(
+    r"[,\s]*or\b|\s*and\b|[,/&\s]*(?:and\s+)?(?:option )?(?:\([a-z]\)|[a-z](?=$|[).,]))"
+)
+_DENIED = re.compile(
+    r"\W*(?:which |that |it )?(?:(?:is|was)(?:n't| not| wrong| incorrect)|cannot|should be)\b"
+)
 _REVOKED = re.compile(
     r"\b(?:wait\b(?! for)|scratch that|on second thought|my mistake|I was wrong"
     r"|(?:that|this) is (?:wrong|not (?:right|correct)))",
@@ -54,14 +61,16 @@ def stated_label(text: str, labels: Sequence[str], options: Sequence[str]) -> st
     no option (``(none)``), denies it (``not (A)``) or is taken back (``Wait``) gives "".
     """
     reader = _Reader(labels, options)
-    end, label = max(reader.statements(text), default=(0, ""))
+    end, label = reader.last_statement(text)
     if _REVOKED.search(text, end):
         return ""
     if end:
         return label
     lines = [line for line in text.splitlines() if line.strip()] or [""]
-    goes_through = len({*map(reader.leading_id, lines)} - {""}) > 1  # (A) …, (B) …: each in turn
-    if not goes_through:
+    ids = {*map(reader.leading_id, lines)} - {""}
+    if len(ids) > 1 and reader.leading_id(lines[-1]):  # (A) …, (B) …: a list of the options
+        return ""
+    if len(ids) < 2:
         label = reader.begins_with(lines[0]) or reader.begins_with(lines[-1]) or ""
     return label or reader.only_id(_SENTENCE.split(text.strip())[-1])
 
@@ -79,7 +88,7 @@ class _Reader:
         letters = "".join(labels)
         self._leading = re.compile(
             r"\W{0,3}(?:(?i:option|choice) )?"
-            rf"(?:\(([A-Za-z])\)|([{letters}])(?=$|[).:,;}}\]]|\s+-))[).:,}}\]]*\s*"
+            rf"(?:\(([A-Za-z])\)|([{letters}])(?=$|[).:,;}}\]]|\s+-))[).:}}\]]*\s*"
         )
         named = rf"\b(?i:option|choice|answer) \(?([{letters}])\b|\(([{letters}])\)"
         self._called_correct = re.compile(
@@ -90,17 +99,21 @@ class _Reader:
             re.MULTILINE,
         )
 
-    def statements(self, text: str) -> Iterator[tuple[int, str]]:
-        """(where it ends, its label or "" if it leaves the answer open), in any order."""
-        for phrase in _PHRASE.finditer(text):
-            sentence = _SENTENCE.split(line := text[phrase.end() :].split("\n", 1)[0])[0]
+    def last_statement(self, text: str) -> tuple[int, str]:
+        """(where it ends, its label or "" if it leaves the answer open); (0, ""): there is none."""
+        last = (0, "")
+        for phrase in reversed([*_PHRASE.finditer(text)]):
+            line = text[phrase.end() : phrase.end() + LONGEST_STATEMENT].split("\n", 1)[0]
+            sentence = _SENTENCE.split(line)[0]
             label = self.begins_with(line)
+            if label is None and _ID.search(sentence):  # "the answer is the city in France, (A)"
+                label = self.only_id(sentence)
             if label is not None:
-                yield phrase.end() + len(sentence), label
-            elif _ID.search(sentence):  # "the answer is the city on the Seine, (A)"
-                yield phrase.end() + len(sentence), self.only_id(sentence)
+                last = (phrase.end() + len(sentence), label)
+                break
         for match in self._called_correct.finditer(text):
-            yield match.end(), next(filter(None, match.groups()))
+            last = max(last, (match.end(), next(filter(None, match.groups()))))
+        return last
 
     def begins_with(self, line: str) -> str | None:
         """The label whose id or text begins the line; "": it leaves it open; None: no option."""
@@ -108,7 +121,7 @@ class _Reader:
         leading = self._leading.match(said)
         if leading:
             label = (leading[1] or leading[2]).upper()
-            rest = _bare(said[leading.end() :]).removeprefix(self.text_of.get(label, ""))
+            rest = said[leading.end() :].lower().removeprefix(self.text_of.get(label, ""))
             return "" if label not in self.text_of or _leaves_open(rest) else label
         said = _bare(said)
         text = max((text for text in self.label_of if _begins(said, text)), key=len, default="")
@@ -144,6 +157,5 @@ def _begins(said: str, text: str) -> bool:
 
 
 def _leaves_open(rest: str) -> bool:
-    """What follows an option names another one beside it, or takes it back."""
-    clause = re.split(r"\.(?:\s|$)|\b(?:because|since|as)\b|;", rest, maxsplit=1)[0]
-    return bool(_OPEN.search(clause) or re.match(r"[,/&\s]*\(\w\)", clause))
+    """What follows an option puts another one beside it, denies it or takes it back."""
+    return bool(_BESIDE.match(rest) or _DENIED.match(rest))
