@@ -90,6 +90,12 @@ def test_planted_overlap_is_found_and_counted(monkeypatch: pytest.MonkeyPatch, b
     assert "10 texts" in report.table().notes[0]
 
 
+def test_the_evidence_of_an_item_is_the_longer_of_question_and_question_with_options() -> None:
+    text = "Why do veins appear blue to us? (A) yes (B) no"
+    (found,) = overlap(ITEMS, [("0", text), ("1", text[:31])]).overlaps
+    assert (found.texts, found.words, found.where) == (2, 11, "0")
+
+
 def test_a_question_counts_once_among_those_that_have_its_words() -> None:
     """Words that nine items of a task have are evidence, of ten they are not: though each item
     is searched for in parts that share them."""
@@ -105,8 +111,10 @@ def test_an_instruction_is_no_part_of_a_question_and_a_passage_is() -> None:
     description = "Task description: Count what is left of the boxes in the text."
     ten = [make_item(f"bbh/a/{i}", f"{question} {i}?", context=description) for i in range(10)]
     under_passage = make_item("agieval/b/0", f"{question} 3?", context=PASSAGE)
-    report = overlap([*ten, under_passage], [("0", f"{description} {question} 3")])
+    report = overlap([*ten, under_passage], [("0", f"{question} 3")])
     assert [one.item for one in report.overlaps] == ["bbh/a/3"]
+    nine = overlap(ten[:9], [("0", f"{question} 3")])  # too few for a description
+    assert nine.overlaps == ()
 
 
 def test_query_and_response_of_traces_are_read(

@@ -189,8 +189,8 @@ def test_the_bootstrap_p_value_follows_mcnemars_and_its_sign_does_not_matter() -
 
 def test_runs_that_do_not_differ_have_p_1_and_others_never_p_0() -> None:
     assert paired_difference([np.zeros(30), np.zeros(5)]) == (Interval(0, 0, 0), 1.0)
-    cancelling = paired_difference([np.full(3, 1 / 3), np.full(7, -1 / 3)])
-    assert cancelling[1] == 1.0
+    cancelling = np.array([1 - 2 / 3, 1 / 3 - 2 / 3])  # adds up to 3e-17
+    assert paired_difference([cancelling])[1] == 1.0
     assert paired_difference([np.ones(30)])[1] == 2 / (RESAMPLES + 1)
 
 
