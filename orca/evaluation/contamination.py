@@ -1,10 +1,10 @@
 """Benchmark items that share text with training traces, by the rule that query sets are checked by.
 
 An item is found by 13 words in a row (:class:`orca.mixture.contamination.Contamination` has the
-rule and its limits). What is searched for is the passage or task description, the question, and the
-question with its options, each for itself: a short question is found by its own words, and a
-statement that is an option (as in BBH's snarks) is found too. Words of the prompt's form are not.
-Texts are read in blocks, so memory depends on the benchmarks alone.
+rule and its limits). Two things are searched for, without the words of the prompt's form: the
+question after its passage, and the question with its options, for a statement may be an option (as
+in BBH's snarks). A short question under a passage is no evidence by itself: "which of the following
+must be true" is everywhere. Texts are read in blocks, so memory depends on the benchmarks alone.
 """
 
 from __future__ import annotations
@@ -113,12 +113,14 @@ def overlap(items: Sequence[Item], texts: Iterable[tuple[str, str]]) -> OverlapR
                 quote="" if item.benchmark in _NEVER_QUOTED else quote,
             )
             found[number] = _merged(found[number], new) if number in found else new
-    hidden = Counter(part.index for part in index.without_evidence)
-    parts = Counter(part.index for part in evidence)
+    searched = Counter(one.index for one in evidence)
+    hidden = Counter(one.index for one in index.without_evidence)
     return OverlapReport(
         num_texts,
         dict(Counter((item.benchmark, item.task) for item in items)),
-        tuple(items[number].id for number in sorted(parts) if hidden[number] == parts[number]),
+        tuple(
+            items[number].id for number in sorted(searched) if hidden[number] == searched[number]
+        ),
         tuple(found[number] for number in sorted(found)),
     )
 
@@ -134,28 +136,32 @@ def trace_texts(source: TraceSource) -> Iterator[tuple[str, str]]:
         yield f"response of {trace.id}", trace.response
 
 
-def searched(item: Item) -> dict[str, str]:
-    """What of an item's prompt must not be in the traces, by its kind."""
-    asked, form, _ = item.prompt.rpartition("\nA: Among ")
-    if not form:  # open-ended: the prompt is the item
-        return {"question": item.prompt}
+def parts(prompt: str) -> tuple[str, str, str]:
+    """Context, question and options of a multiple-choice prompt; another is all question."""
+    asked, form, _ = prompt.rpartition("\nA: Among ")
+    if not form:
+        return "", prompt, ""
     context, _, asked = asked.rpartition("Q: ")
     question, _, options = asked.rpartition("Answer Choices: ")
-    return {"context": context, "question": question, "options": f"{question} {options}"}
+    return context, question, options
 
 
 def _evidence(items: Sequence[Item]) -> list[Evidence]:
     """Texts to be searched for; ``index`` is the number of the item.
 
-    Kinds are tasks of their own, or the question would be counted twice among the items of its
-    task that have the same words.
+    Questions with and without options are tasks of their own: an item must not count twice among
+    those that have the same words. A context of many items is an instruction and no passage.
     """
-    parts = [
-        Evidence(f"{item.benchmark}/{item.task} {kind}", number, text)
-        for number, item in enumerate(items)
-        for kind, text in searched(item).items()
-    ]
-    return sorted(parts, key=lambda part: part.task)
+    apart = [parts(item.prompt) for item in items]
+    tasks = [f"{item.benchmark}/{item.task}" for item in items]
+    shared = Counter((task, context) for task, (context, _, _) in zip(tasks, apart, strict=True))
+    evidence = []
+    for number, (task, (context, question, options)) in enumerate(zip(tasks, apart, strict=True)):
+        passage = context if shared[task, context] < Contamination.boilerplate else ""
+        evidence.append(Evidence(task, number, f"{passage} {question}"))
+        if options:
+            evidence.append(Evidence(f"{task} options", number, f"{question} {options}"))
+    return sorted(evidence, key=lambda one: one.task)
 
 
 def _blocks(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

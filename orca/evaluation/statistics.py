@@ -4,8 +4,12 @@ All intervals are 95 % percentile bootstrap intervals (Efron and Tibshirani, An 
 Bootstrap, chapter 13): items are drawn again with replacement within their task, and what is
 reported is computed from each such resample. Several answers to one item stay together: the item
 is what was sampled from the benchmark's subject, not the answer, so an item has one value, its mean
-over the draws. The price: with all items right or all wrong an interval has no width, and with less
-than about 20 items it is too narrow.
+over the draws.
+
+The price of so plain a method is paid by small tasks. Of accuracies of 0.1 to 0.9 an interval from
+30 items or more covers 94 to 97 % (exact sums over binomial outcomes), from 20 items 88 % of an
+accuracy of 0.1 or 0.9, and from 10 items 65 %. Where all items are right, or all wrong, it has no
+width at all.
 """
 
 from __future__ import annotations
