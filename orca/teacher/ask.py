@@ -150,6 +150,7 @@ class Asking:
     async def _serve(self, client: Client) -> None:
         while client.name in self.clients:
             await client.limits.enter()
+            await client.limits.pass_on()
             task = await self.work.take()
             if task is None:
                 client.limits.leave()
@@ -171,7 +172,7 @@ class Asking:
     async def _ask_once(self, client: Client, task: Task) -> None:
         request = task.request
         estimate = request.prompt_tokens() + (self.teacher.max_tokens or 0)
-        await client.limits.pass_on(estimate)
+        client.limits.spend(estimate)
         if not self._affordable(request):
             self.out_of_money = True
             self.work.stop()

@@ -36,7 +36,8 @@ class TokenBucket:
 
     def give(self, units: float) -> None:
         """Give back what was taken too much (or, below zero, take what was too little)."""
-        self._units += units
+        if self.per_minute is not None:
+            self._units += units
 
     def _fill(self) -> None:
         assert self.per_minute is not None
@@ -49,16 +50,18 @@ class TokenBucket:
 class Limits:
     """The limits of one endpoint.
 
-    The number of requests at once adapts (AIMD): one more for every round of answers, halved when
-    too many of the last ends were 429. One 429 among many answers delays its own query alone: load
-    balancers give such, and a pause of everything for each would cost most of the rate.
+    The number of requests at once adapts (AIMD): halved when too many of the last ends were 429, and
+    then one more for every round of answers. It begins at its largest: what is started again must
+    not lose minutes until it has grown, and limits that are known keep it slow enough. One 429 among
+    many answers delays its own query alone: load balancers give such, and a pause of everything for
+    each would cost most of the rate.
     """
 
     def __init__(self, requests: int | None, tokens: int | None, concurrency: int) -> None:
         self.requests = TokenBucket(requests)
         self.tokens = TokenBucket(tokens)
         self.most = concurrency
-        self.window = float(min(concurrency, 8))
+        self.window = float(concurrency)
         self.active = 0
         self._wake = asyncio.Event()
         self._pause_until = 0.0
@@ -78,12 +81,17 @@ class Limits:
             await self._wake.wait()
         self.active += 1
 
-    async def pass_on(self, tokens: int) -> None:
-        """Wait until a request of so many tokens may leave."""
+    async def pass_on(self) -> None:
+        """Wait until one more request may leave. Which one is open until then: a query that waited
+        here would keep the other endpoints from it, and at the end they would have none left."""
         while (wait := self._pause_until - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         await self.requests.take(1)
-        await self.tokens.take(tokens)
+        await self.tokens.take(0)  # until those before are paid off
+
+    def spend(self, tokens: int) -> None:
+        """The request that leaves has so many; the next one waits for them."""
+        self.tokens.give(-tokens)
 
     def leave(self) -> None:
         """A request under way is over."""
@@ -96,7 +104,8 @@ class Limits:
             self._pause_until = 0.0
         self._failed = 0
         self._refused *= 1 - RECENT
-        self.tokens.give(estimated - used)
+        if used:  # else the server did not say, and the estimate stays
+            self.tokens.give(estimated - used)
         self.window = min(self.most, self.window + 1 / self.window)
 
     def refused(self, retry_after: float | None) -> None:
