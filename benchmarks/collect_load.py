@@ -17,6 +17,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -118,6 +119,7 @@ def servers(directory: Path, faults: float, seed: int) -> Iterator[dict[str, str
                 "hang": HANG,
                 "slow": SLOW,
                 "seed": seed,
+                "name": name,
                 "log": directory / f"{name}.jsonl",
             }
             command = [sys.executable, str(ROOT / "benchmarks/fault_server.py")]
@@ -177,38 +179,50 @@ def live(
     chance: random.Random,
 ) -> None:
     """Start a collector, and kill it at its moment; None: it is left to end."""
-    began, memory = time.time(), []
-    log = (directory / "collect.log").open("a")
-    process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-    watched = psutil.Process(process.pid)
-    moment, target = kill or ("", 0)
-    until = time.time() + (chance.uniform(0, 6) if moment == "starts" else 0)
-    partial = directory / "out/traces"
-    second = 0
-    while process.poll() is None:
-        settled = progress.settled()
-        if time.time() - began >= second:
-            second += 1
-            with contextlib.suppress(psutil.NoSuchProcess):
-                memory.append((settled, watched.memory_info().rss / 2**20))
-        writes = moment == "writes" and any(partial.glob("*.partial"))
-        if writes or (moment in ("asks", "ends") and settled >= target):
-            break
-        if moment == "starts" and time.time() >= until:
-            break
-        time.sleep(0.001 if moment == "writes" else 0.05)
-    if kill:
-        time.sleep(chance.uniform(0, 0.02))
-        if process.poll() is not None:
-            raise SystemExit(f"the collection ended before the kill while it {moment}: more queries")
-        process.kill()
-        run.kills.append(moment)
-    status = process.wait()
-    if not kill and status:
-        raise SystemExit(f"status {status}:\n{(directory / 'collect.log').read_text()[-2000:]}")
+    began = time.time()
+    with (directory / "collect.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
+    try:
+        memory = _wait_for(kill, process, directory, progress, chance)
+        if kill:
+            time.sleep(chance.uniform(0, 0.02))
+            if process.poll() is not None:
+                raise SystemExit(f"it ended before it was killed while it {kill[0]}: more queries")
+            run.kills.append(kill[0])
+    finally:
+        if kill or process.poll() is None:
+            process.kill()
+    if process.wait() and not kill:
+        raise SystemExit(f"it failed:\n{(directory / 'collect.log').read_text()[-2000:]}")
     run.lives.append((began, time.time()))
     run.memory.append(memory)
-    print(f"life {len(run.lives)}: {moment or 'to the end'}, {progress.settled():,} queries", flush=True)
+    moment = kill[0] if kill else "to the end"
+    print(f"life {len(run.lives)}: {moment}, {progress.settled():,} queries", flush=True)
+
+
+def _wait_for(
+    kill: tuple[str, int] | None,
+    process: subprocess.Popen[bytes],
+    directory: Path,
+    progress: Progress,
+    chance: random.Random,
+) -> list[tuple[int, float]]:
+    """Until it is time to kill, or it ended; (queries settled, MiB resident) each second."""
+    moment, target = kill or ("", 0)
+    began, seconds = time.time(), chance.uniform(0, 6) if moment == "starts" else math.inf
+    memory: list[tuple[int, float]] = []
+    watched = psutil.Process(process.pid)
+    while process.poll() is None and time.time() < began + seconds:
+        settled = progress.settled()
+        if time.time() - began >= len(memory):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                memory.append((settled, watched.memory_info().rss / 2**20))
+        if moment in ("asks", "ends") and settled >= target:
+            break
+        if moment == "writes" and any((directory / "out/traces").glob("*.partial")):
+            break
+        time.sleep(0.001 if moment == "writes" else 0.05)
+    return memory
 
 
 def collect(options: argparse.Namespace) -> tuple[Run, Evidence]:

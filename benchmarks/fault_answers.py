@@ -2,8 +2,9 @@
 
 Which requests meet a fault is drawn by hash. A fault of ``EVERY_ATTEMPT`` depends on the seed and
 the messages: give the servers of one teacher the same seed. One of ``ONE_ATTEMPT`` depends also on
-how often a server has admitted these messages, so that asking again helps. A query that starts
-with ``fault:NAME`` meets that fault always, with ``fault:NAME:N`` the first N times.
+the server's name and on how often it has admitted these messages, so that asking again helps, and
+asking another server too. A query that starts with ``fault:NAME`` meets that fault always, with
+``fault:NAME:N`` the first N times.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def weighted(weights: Mapping[str, int], u: float) -> str:
     return list(weights)[bisect(sums, u * sums[-1])]
 
 
-def draw_fault(query: str, key: str, attempt: int, share: float, seed: int) -> str | None:
+def draw_fault(
+    query: str, key: str, attempt: int, share: float, seed: int, server: str = ""
+) -> str | None:
     """The fault of the attempt-th request (from 0) for these messages, or None."""
     if forced := FORCED.match(query):
         name, times = forced.groups()
@@ -86,7 +89,7 @@ def draw_fault(query: str, key: str, attempt: int, share: float, seed: int) -> s
         return weighted(EVERY_ATTEMPT, u / threshold)
     # Of the queries that are left; with the lasting faults that makes `share` of the requests.
     threshold = (share - threshold) / (1 - threshold)
-    u = uniform(seed, key, attempt)
+    u = uniform(f"{seed}{server}", key, attempt)
     return weighted(ONE_ATTEMPT, u / threshold) if u < threshold else None
 
 
