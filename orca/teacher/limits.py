@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 
-RECENT = 0.1  # weight of the last end
+RECENT = 0.02  # weight of the last end: chance alone must not make the share too many
 TOO_MANY = 0.25  # share of 429
 DOWN = 10  # failures in a row
 LONGEST_PAUSE = 60.0  # seconds
