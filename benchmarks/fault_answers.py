@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import re
+import secrets
 import time
 from bisect import bisect
 from collections.abc import Mapping, Sequence
@@ -153,7 +154,7 @@ def completion(question: Question, fault: str | None) -> Answer:
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     usage = {"prompt_tokens": question.prompt_tokens, "completion_tokens": tokens}
     answer = {
-        "id": f"chatcmpl-{question.key[:24]}",
+        "id": f"chatcmpl-{secrets.token_hex(12)}",  # another one for each answer, as OpenAI's
         "object": "chat.completion",
         "created": int(time.time()),
         "model": f"{question.model}-0613",  # the version that answered, as OpenAI's

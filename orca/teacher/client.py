@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import openai
 
@@ -58,6 +59,7 @@ class Client:
             endpoint.requests_per_minute, endpoint.tokens_per_minute, endpoint.concurrency
         )
         self._openai = connect(endpoint, teacher.timeout)
+        self._last: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # body of each connection
 
     async def ask(self, request: Request) -> Reply | Retry:
         """Send the request once.
@@ -73,6 +75,9 @@ class Client:
             async with asyncio.timeout(self.teacher.timeout):
                 raw = await create(model=model, messages=messages, extra_body=self.teacher.body)
             self.limits.read(raw.headers)
+            if self._is_copy(raw.http_response):
+                await raw.http_response.extensions["network_stream"].aclose()
+                return Retry("malformed")
             return read_answer(raw.http_response.json(), self.name, time.monotonic() - start)
         except openai.APIStatusError as error:
             return self._refusal(error)
@@ -82,6 +87,17 @@ class Client:
             return Retry("connection")
         except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError):
             return Retry("malformed")
+
+    def _is_copy(self, response: Any) -> bool:
+        """Whether a connection gave the same body twice. Where a server or proxy sends an answer
+        twice, HTTP/1.1 takes the copy for the next request's, and every later answer of the
+        connection for the one after it."""
+        connection = response.extensions.get("network_stream")
+        if connection is None:
+            return False
+        before = self._last.get(connection)
+        self._last[connection] = hash(response.content)
+        return before == self._last[connection]
 
     async def close(self) -> None:
         await self._openai.close()
