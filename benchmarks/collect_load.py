@@ -23,6 +23,7 @@ import platform
 import random
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -252,6 +253,7 @@ def page(options: argparse.Namespace, run: Run, evidence: Evidence) -> str:
 
     names = ("openai", "httpx", "pyarrow")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    versions += f", SQLite {sqlite3.sqlite_version}"
     command = f"--queries {options.queries} --kills {options.kills}"
     command += f" --faults {options.faults:g} --seed {options.seed}"
     parts = [
@@ -260,8 +262,7 @@ def page(options: argparse.Namespace, run: Run, evidence: Evidence) -> str:
 - Command: `python benchmarks/collect_load.py {command}`, {datetime.date.today().isoformat()}
 - Hardware: {cpu_name()}, which servers and collector share; load average at the end \
 {os.getloadavg()[1]:.1f}
-- Versions: Python {platform.python_version()}, {versions}, SQLite \
-{__import__("sqlite3").sqlite_version}
+- Versions: Python {platform.python_version()}, {versions}
 - Servers: three processes on loopback, {options.faults:.0%} of all admitted requests meet a fault; \
 answers of 74 characters after {LATENCY:g} s in the mean (log-normal), `hang` until the client's \
 timeout of {TIMEOUT:g} s, `slow` over {SLOW:g} s; {CONCURRENCY} requests at once for each endpoint
@@ -319,7 +320,8 @@ def throughput(run: Run, evidence: Evidence) -> str:
 Over the {seconds:.0f} s in which a collector was there to ask: in each life from its first request to
 its end, up to the moment at which every query had been sent once. What a server takes from its limits
 counts, requests that then meet a fault too. Allowed is what the limit that binds lets pass in these
-seconds; that a server saves a second's worth while no collector lives is not counted.
+seconds. Not in it: the second's worth that a server saves while no collector lives, which would be \
+{allowed / seconds * len(spans):,.0f} requests in {len(spans)} lives.
 
 | endpoint | requests/min | tokens/min | passed/s | over a limit | of the requests | of the tokens |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -332,15 +334,16 @@ which only queries under way and asked again were left, took {max(ended) - tail:
 
 
 def memory_and_cpu(run: Run, evidence: Evidence) -> str:
-    last = [point for point in run.memory[-1] if point[0] < len(evidence.asked)]
-    steady = [p for p in last if p[0] > last[0][0] + (last[-1][0] - last[0][0]) * 0.2]
-    tenths = [last[len(last) * n // 10] for n in range(1, 10)] + [last[-1]]
+    lives = [[p for p in life if p[0] < len(evidence.asked)] for life in run.memory]
+    most = max(lives, key=lambda life: life[-1][0] - life[0][0] if life else -1)
+    steady = [p for p in most if p[0] > most[0][0] + (most[-1][0] - most[0][0]) * 0.2]
+    tenths = [most[len(most) * n // 10] for n in range(1, 10)] + [most[-1]]
     rows = "\n".join(f"| {n:,} | {mib:.0f} |" for n, mib in dict(tenths).items())
     peak = max(mib for life in run.memory for _, mib in life)
     return f"""## Memory and processor
 
-Resident memory of the last process while it asked, once a second; {slope(steady):+.2f} MiB for 10,000 \
-queries after its first fifth. The peak of all, starting and writing traces included, is {peak:.0f} MiB.
+Resident memory of the process that asked most, once a second; {slope(steady):+.2f} MiB for 10,000 \
+queries after its first fifth. The peak of all, writing traces included, is {peak:.0f} MiB.
 
 | queries | MiB |
 | --- | --- |
