@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 import pyarrow as pa
@@ -98,7 +98,8 @@ def write_queries(directory: Path, count: int, seed: int) -> None:
             "task": "cot_load",
             "system_message_id": 16,
             "system_message": "You are an AI assistant." if n % 3 else "",
-            "query": f"What is {n} + {n}? " + "word " * int(min(400, chance.lognormvariate(4, 0.8))),
+            "query": f"What is {n} + {n}? "
+            + "word " * min(400, int(chance.lognormvariate(4, 0.8))),
             "targets": [str(2 * n)],
         }
         for n in range(count)
@@ -263,9 +264,10 @@ def page(options: argparse.Namespace, run: Run, evidence: Evidence) -> str:
 - Hardware: {cpu_name()}, which servers and collector share; load average at the end \
 {os.getloadavg()[1]:.1f}
 - Versions: Python {platform.python_version()}, {versions}
-- Servers: three processes on loopback, {options.faults:.0%} of all admitted requests meet a fault; \
-answers of 74 characters after {LATENCY:g} s in the mean (log-normal), `hang` until the client's \
-timeout of {TIMEOUT:g} s, `slow` over {SLOW:g} s; {CONCURRENCY} requests at once for each endpoint
+- Servers: three processes on loopback; {options.faults:.0%} of all admitted requests meet a \
+fault, every kind among them; answers of 74 characters after {LATENCY:g} s in the mean (log-normal), \
+`hang` until the client's timeout of {TIMEOUT:g} s, `slow` over {SLOW:g} s
+- Collector: {CONCURRENCY} requests at once for each endpoint, gates=standard
 """,
         invariants(run, evidence),
         throughput(run, evidence),
@@ -290,8 +292,8 @@ by {len(evidence.sent):,} attempts.
 | --- | --- |
 {rows}
 
-The servers billed {paid.total():,} answers to {len(paid):,} queries: **{again:,} paid twice**. What the
-ledger says of attempts after which a server may have been paid:
+The servers billed {paid.total():,} answers to {len(paid):,} queries: **{again:,} paid again**. \
+The ledger's attempts after which a server may have been paid without the collector's knowing:
 
 | result of the attempt | attempts |
 | --- | --- |
@@ -314,22 +316,23 @@ def throughput(run: Run, evidence: Evidence) -> str:
     allowed = sum(rate.allowed for rate in found.values())
     ended = [at for *_, at in evidence.replies]
     done = sum(any(a <= at <= b for a, b in spans) for at in ended)
-    wall = run.lives[-1][1] - run.lives[0][0]
+    wall, rest = run.lives[-1][1] - run.lives[0][0], max(ended) - tail
     return f"""## Throughput
 
-Over the {seconds:.0f} s in which a collector was there to ask: in each life from its first request to
-its end, up to the moment at which every query had been sent once. What a server takes from its limits
-counts, requests that then meet a fault too. Allowed is what the limit that binds lets pass in these
-seconds. Not in it: the second's worth that a server saves while no collector lives, which would be \
-{allowed / seconds * len(spans):,.0f} requests in {len(spans)} lives.
+Over the {seconds:.0f} s in which a collector was there to ask: in each life from its first request
+to its end, up to the moment at which every query had been sent once. What a server takes from its
+limits counts, requests that then meet a fault too. Allowed is what the limit that binds lets pass
+in these seconds. Not in it: the second's worth that a server saves while no collector lives, which
+would be {allowed / seconds * len(spans):,.0f} requests in {len(spans)} lives.
 
 | endpoint | requests/min | tokens/min | passed/s | over a limit | of the requests | of the tokens |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 Together {passed / seconds:.1f} requests/s passed of {allowed / seconds:.1f} allowed: \
-**{passed / allowed:.1%}** (goal 95 %), and {done / seconds:.1f} queries/s came to their outcome. The tail, in \
-which only queries under way and asked again were left, took {max(ended) - tail:.1f} s. The whole took \
-{wall:.0f} s, {wall - seconds - max(ended) + tail:.0f} s of it starts and ends of {len(run.lives)} processes.
+**{passed / allowed:.1%}** (goal 95 %), and {done / seconds:.1f} queries/s came to their outcome.
+The tail, in which only queries under way and asked again were left, took {rest:.1f} s. The whole
+took {wall:.0f} s, {wall - seconds - rest:.0f} s of it starts and ends of {len(run.lives)} \
+process(es).
 """
 
 

@@ -37,9 +37,9 @@ ONE_ATTEMPT = {  # weights
     "slow": 1,  # a good answer, in pieces over --slow seconds
     "no_usage": 1,  # a good answer
     "duplicate": 1,  # a good answer, sent twice; the connection closes
-    # As `duplicate`, but the connection stays open. Only when a query forces it: a client with
-    # keep-alive may take the second copy for the answer to its next request (httpx 0.28 does).
-    "duplicate_open": 0,
+    # As `duplicate`, but the connection stays open: a client with keep-alive may take the second
+    # copy for the answer to its next request (httpx 0.28 does).
+    "duplicate_open": 1,
 }
 EVERY_ATTEMPT = {
     "length": 2,  # finish reasons of answers that cost

@@ -93,7 +93,7 @@ class Evidence:
             [(keys.get(query, query), *rest) for query, *rest in replies],
             arrived,
             paid,
-            [one for file in files for one in pq.read_table(file, columns=["id"])["id"].to_pylist()],
+            [one for file in files for one in pq.read_table(file)["id"].to_pylist()],
         )
 
     def times_paid(self) -> Counter[str]:
@@ -111,7 +111,10 @@ class Evidence:
         attempts = Counter(key for _, key, _ in self.sent)
         repeated = Counter(key for n, key, _ in self.sent if self.ended.get(n) in REPEATED)
         arrived = Counter(line["key"] for line in _all(self.arrived))
-        finished = [self.asked[k].id for k, outcome, *_ in self.replies if outcome == "finished"]
+        finished = Counter(
+            self.asked[key].id for key, outcome, *_ in self.replies if outcome == "finished"
+        )
+        traces = Counter(self.traces)
         return {
             "queries without an outcome": len(self.asked.keys() - answered.keys()),
             "queries with two outcomes": sum(n > 1 for n in answered.values()),
@@ -136,7 +139,7 @@ class Evidence:
             "requests that the ledger does not know": (arrived - attempts).total(),
             "attempts without an end": sum(n not in self.ended for n, *_ in self.sent),
             "finished queries that are not one trace": len(
-                (Counter(finished) - Counter(self.traces)) | (Counter(self.traces) - Counter(finished))
+                (finished - traces) | (traces - finished)
             ),
         }
 
@@ -231,5 +234,3 @@ def rates(
 def of_each(outcomes: Iterable[str]) -> str:
     """``3 finished, 1 length``."""
     return ", ".join(f"{n:,} {name}" for name, n in Counter(outcomes).most_common())
-
-

@@ -50,11 +50,11 @@ class TokenBucket:
 class Limits:
     """The limits of one endpoint.
 
-    The number of requests at once adapts (AIMD): halved when too many of the last ends were 429, and
-    then one more for every round of answers. It begins at its largest: what is started again must
-    not lose minutes until it has grown, and limits that are known keep it slow enough. One 429 among
-    many answers delays its own query alone: load balancers give such, and a pause of everything for
-    each would cost most of the rate.
+    The number of requests at once adapts (AIMD): halved when too many of the last ends were 429,
+    and then one more for every round of answers. It begins at its largest: what is started again
+    must not lose minutes until it has grown, and limits that are known keep it slow enough. One 429
+    among many answers delays its own query alone: load balancers give such, and a pause of
+    everything for each would cost most of the rate.
     """
 
     def __init__(self, requests: int | None, tokens: int | None, concurrency: int) -> None:
