@@ -265,8 +265,8 @@ def page(options: argparse.Namespace, run: Run, evidence: Evidence) -> str:
 {os.getloadavg()[1]:.1f}
 - Versions: Python {platform.python_version()}, {versions}
 - Servers: three processes on loopback; {options.faults:.0%} of all admitted requests meet a \
-fault, every kind among them; answers of 74 characters after {LATENCY:g} s in the mean (log-normal), \
-`hang` until the client's timeout of {TIMEOUT:g} s, `slow` over {SLOW:g} s
+fault, every kind among them; answers of 74 characters after {LATENCY:g} s in the mean \
+(log-normal), `hang` until the client's timeout of {TIMEOUT:g} s, `slow` over {SLOW:g} s
 - Collector: {CONCURRENCY} requests at once for each endpoint, gates=standard
 """,
         invariants(run, evidence),

@@ -1,5 +1,6 @@
-"""benchmarks/collect_load.py in short: three servers that limit and fail, a collector that is killed,
-and the proof from its ledger and their logs, which must find what is wrong where something is."""
+"""benchmarks/collect_load.py in short: three servers that limit and fail, a collector that is
+killed, and the proof from its ledger and their logs, which must find what is wrong where something
+is."""
 
 from __future__ import annotations
 
