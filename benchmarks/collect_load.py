@@ -49,8 +49,9 @@ LIMITS = {  # a minute; a query and its answer are 148 tokens in the mean
 }
 LATENCY, TIMEOUT, HANG, SLOW = 0.5, 5.0, 600.0, 2.0  # seconds; mean, as for a small model
 CONCURRENCY = 128
-ENDS = ("asks", "starts", "ends", "writes")
-"""When a collector is killed: while it asks, starts, has asked nearly all, writes traces."""
+MOMENTS = ("asks", "starts", "ends", "writes")
+"""When a collector is killed: while it asks, in its first 6 s, in the last 2 % of the queries,
+while it writes traces."""
 
 
 @dataclass
@@ -221,10 +222,17 @@ def _wait_for(
                 memory.append((settled, watched.memory_info().rss / 2**20))
         if moment in ("asks", "ends") and settled >= target:
             break
-        if moment == "writes" and any((directory / "out/traces").glob("*.partial")):
+        if moment == "writes" and _writes(directory / "out/traces", began):
             break
         time.sleep(0.001 if moment == "writes" else 0.05)
     return memory
+
+
+def _writes(traces: Path, began: float) -> bool:
+    """Whether a file is being written by the process that began then, not left by one before."""
+    with contextlib.suppress(FileNotFoundError):  # it got its name meanwhile
+        return any(file.stat().st_mtime > began for file in traces.glob("*.partial"))
+    return False
 
 
 def collect(options: argparse.Namespace) -> tuple[Run, Evidence]:
@@ -284,7 +292,7 @@ def invariants(run: Run, evidence: Evidence) -> str:
     why = "\n".join(f"| {name} | {results[name]:,} |" for name in REPEATED)
     return f"""## Nothing lost, nothing paid twice
 
-SIGKILL: {", ".join(f"{killed[m]} while it {m}" for m in ENDS if killed[m]) or "none"}. \
+SIGKILL: {", ".join(f"{killed[m]} while it {m}" for m in MOMENTS if killed[m]) or "none"}. \
 {len(evidence.asked):,} queries came to {of_each(outcome for _, outcome, *_ in evidence.replies)}, \
 by {len(evidence.sent):,} attempts.
 
