@@ -65,6 +65,7 @@ class Limits:
         self.active = 0
         self._wake = asyncio.Event()
         self._pause_until = 0.0
+        self._halved = self.window  # up to where it doubles with every round, as TCP's slow start
         self._halved_at = -math.inf
         self._refused = 0.0  # share of 429 among the last ends, older ones counting less
         self._failed = 0  # failures since the last answer
@@ -106,7 +107,8 @@ class Limits:
         self._refused *= 1 - RECENT
         if used:  # else the server did not say, and the estimate stays
             self.tokens.give(estimated - used)
-        self.window = min(self.most, self.window + 1 / self.window)
+        more = 1 / self.window if self.window >= self._halved else 1.0
+        self.window = min(self.most, self.window + more)
 
     def refused(self, retry_after: float | None) -> None:
         """The server said that it was too much."""
@@ -116,7 +118,7 @@ class Limits:
             return
         now = time.monotonic()
         if now - self._halved_at > 1.0:  # once for those that were under way together
-            self.window = max(1.0, self.window / 2)
+            self.window = self._halved = max(1.0, self.window / 2)
             self._halved_at = now
         if retry_after:
             self._pause_until = max(self._pause_until, now + retry_after)
@@ -124,11 +126,13 @@ class Limits:
     def failed(self) -> None:
         """No usable answer came. A server that is down is asked one query at a time, ever more
         rarely, so that few queries use up their attempts on it."""
+        now = time.monotonic()
+        if now < self._pause_until:
+            return  # it was under way when the pause began, and is no new sign
         self._failed += 1
         if self.down:
             self.window = 1.0
-            pause = min(LONGEST_PAUSE, 2.0 ** (self._failed - DOWN))
-            self._pause_until = max(self._pause_until, time.monotonic() + pause)
+            self._pause_until = now + min(LONGEST_PAUSE, 2.0 ** (self._failed - DOWN))
 
     def read(self, headers: Mapping[str, str]) -> None:
         """Take over the limits that the server tells, where the configuration names none."""

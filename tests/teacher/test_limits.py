@@ -92,6 +92,29 @@ def test_one_429_among_answers_changes_nothing_and_many_halve_the_requests_at_on
     run(main, monkeypatch)
 
 
+def test_a_blip_that_fails_all_under_way_costs_a_second_and_what_is_back_is_soon_asked_in_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(loop: JumpingLoop) -> None:
+        one = Limits(None, None, 64)
+        for _ in range(64):
+            one.failed()
+        assert one.down and one.window == 1
+        await one.pass_on()
+        assert loop.time() == 1.0
+        one.failed()
+        await one.pass_on()
+        assert loop.time() == 3.0, "still down: twice as long"
+        rounds = 0
+        while one.window < 64:
+            rounds += 1
+            for _ in range(int(one.window)):
+                one.answered(10, 10)
+        assert not one.down and rounds == 6
+
+    run(main, monkeypatch)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(1, 400), st.integers(0, 400)), min_size=20, max_size=80))
 def test_tokens_pass_at_their_rate_whatever_was_estimated(sizes: list[tuple[int, int]]) -> None:
