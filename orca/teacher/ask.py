@@ -232,7 +232,8 @@ class Asking:
         if self._rejected == ALL_REJECTED:
             raise UserError(
                 f"endpoint {reply.endpoint} rejects every request ({reply.error}: "
-                f"{reply.reason!r}): see teacher.settings; ask_again=[rejected] asks them once more"
+                f"{reply.reason!r}): see its model and teacher.settings; "
+                "ask_again=[rejected] asks them once more"
             )
 
     def _affordable(self, request: Request) -> bool:

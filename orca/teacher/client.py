@@ -116,8 +116,7 @@ class Client:
         if status in (408, 409, 429) or status >= 500:
             return Retry(str(status), after)
         outcome: Outcome = "content_filter" if code == "content_filter" else "rejected"
-        words = error.body.get("message") if isinstance(error.body, dict) else None
-        reason = str(words or "").replace(self.endpoint.key(), "[key]")[:LONGEST_REASON]
+        reason = _words(error.body).replace(self.endpoint.key(), "[key]")[:LONGEST_REASON]
         return Reply(outcome, self.name, error=f"{status} {code}".strip(), reason=reason)
 
 
@@ -135,6 +134,13 @@ def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
         return Retry("malformed")
     model = str(body.get("model", ""))
     return Reply(outcome, endpoint, text or "", model, finish, *tokens, latency=latency)
+
+
+def _words(body: object) -> str:
+    """Why the server says no: OpenAI's form, or FastAPI's (`transformers serve`)."""
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail")
+    return str(body or "")
 
 
 def _seconds(text: str | None) -> float | None:
