@@ -3,8 +3,8 @@
 A batch and its requests are in the ledger before the server hears of them. Where the answer to its
 creation is lost (a kill, a timeout, a status of 500), the batch is looked for in the server's list,
 by a token in its metadata or by its input file, before it is created once more. Two things are
-assumed of the server: a batch is in the list when two polls have passed since its creation was
-asked for, and a creation that is answered with a status from 400 to 499 did not come about.
+assumed of the server: a batch is in the list when two polls have passed since the call that made it
+was given up, and a creation that is answered with a status from 400 to 499 did not come about.
 API: developers.openai.com/api/docs/guides/batch.
 """
 
@@ -157,8 +157,7 @@ class Batching:
         try:
             self._created(batch, await client.create(file, batch.token))
         except NotNow as error:
-            if error.sure:
-                self.batches.set(batch, tried=None)
+            self.batches.set(batch, tried=None if error.sure else time.time())
             raise
         except UserError:
             self.batches.set(batch, tried=None, file=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -167,13 +168,14 @@ def test_killed_at_every_write_of_the_ledger_nothing_is_lost_or_paid_twice(
     late: bool, batch_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "LINES", 4)
-    server = batch_server(step=0.02, list_delay=0.04)
+    server = batch_server(step=0.02, list_delay=0.05)
     teacher = a_teacher(server)
     kills = 0
     for number in range(1, 50):
         requests, path = queries(10, f"{number}: query"), tmp_path / f"l{number}"
-        killed = killed_at_write(number, late, lambda r=requests, p=path: run(teacher, r, p))
-        _, rows = run(teacher, requests, path)
+        go = functools.partial(run, teacher, requests, path, poll=0.1)
+        killed = killed_at_write(number, late, go)
+        _, rows = go()
         assert_each_paid_once(rows, requests, server)
         if not killed:
             break
@@ -190,12 +192,13 @@ def test_killed_between_a_call_and_its_answer_the_program_goes_on(
 ) -> None:
     server = batch_server(step=0.05, hold=0.2, list_delay=0.08)
     teacher, requests = a_teacher(server), queries(20)
-    child = forked(lambda: run(teacher, requests, tmp_path / "l"))
+    go = functools.partial(run, teacher, requests, tmp_path / "l", poll=0.1)
+    child = forked(go)
     while not server.calls(call):
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "it ended before it was killed"
-    _, rows = run(teacher, requests, tmp_path / "l")
+    _, rows = go()
     assert_each_paid_once(rows, requests, server)
 
 
