@@ -147,6 +147,13 @@ class Asking:
         self.failure = self.failure or error
         self.work.stop()
 
+    def state(self, endpoint: str) -> str:
+        """What the endpoint is doing, in words."""
+        if (client := self.clients.get(endpoint)) is None:
+            return "left out: it refuses"
+        down = ", down" if client.limits.down else ""
+        return f"{client.limits.active} of {int(client.limits.window)} under way{down}"
+
     async def _serve(self, client: Client) -> None:
         while client.name in self.clients:
             await client.limits.enter()
@@ -204,17 +211,12 @@ class Asking:
 
     async def _end(self, endpoint: str, number: int, task: Task, answer: Reply | Retry) -> None:
         """Record how the attempt ended; then ask again, or record what the query came to."""
-        if isinstance(answer, Retry):
-            kind, cost, again, pause = answer.kind, 0.0, True, _pause(task.attempt, answer.after)
-            reply = Reply("failed", endpoint, error=kind)
-        else:
-            kind, reply, pause = answer.outcome, answer, 0.0
-            cost = self.teacher.prices.dollars(reply.prompt_tokens, reply.completion_tokens)
-            again = self.teacher.policy(reply.outcome) == "again"
+        kind, reply, cost, again = weigh(self.teacher, endpoint, answer, task.attempt)
         self.results[endpoint][kind] += 1
         self.spent += cost
         self.dearest = max(self.dearest, cost)
-        if again and task.attempt < self.teacher.attempts:
+        if again:
+            pause = _pause(task.attempt, answer.after) if isinstance(answer, Retry) else 0.0
             await self.ledger.end(number, kind, reply, cost)
             self.work.again(task, pause, task.attempt + 1)
             return
@@ -247,6 +249,18 @@ class Asking:
         self.dearest = max(self.dearest, expected)
         under_way = sum(client.limits.active for client in self.clients.values())
         return self.spent + under_way * self.dearest <= self.budget
+
+
+def weigh(
+    teacher: Teacher, endpoint: str, answer: Reply | Retry, attempt: int
+) -> tuple[str, Reply, float, bool]:
+    """Kind of the end of an attempt, the reply that it makes, its dollars (without any discount),
+    and whether the query is asked again."""
+    left = attempt < teacher.attempts
+    if isinstance(answer, Retry):
+        return answer.kind, Reply("failed", endpoint, error=answer.kind), 0.0, left
+    cost = teacher.prices.dollars(answer.prompt_tokens, answer.completion_tokens)
+    return answer.outcome, answer, cost, left and teacher.policy(answer.outcome) == "again"
 
 
 def _adapt(limits: Limits, answer: Reply | Retry, estimate: int) -> None:

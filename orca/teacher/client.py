@@ -80,7 +80,8 @@ class Client:
                 return Retry("malformed")
             return read_answer(raw.http_response.json(), self.name, time.monotonic() - start)
         except openai.APIStatusError as error:
-            return self._refusal(error)
+            after = _seconds(error.response.headers.get("retry-after"))
+            return read_refusal(error.status_code, error.body, self.name, self.endpoint, after)
         except (TimeoutError, openai.APITimeoutError):
             return Retry("timeout")
         except openai.APIConnectionError:
@@ -102,22 +103,34 @@ class Client:
     async def close(self) -> None:
         await self._openai.close()
 
-    def _refusal(self, error: openai.APIStatusError) -> Reply | Retry:
-        status, code = error.status_code, str(error.code or "")
-        after = _seconds(error.response.headers.get("retry-after"))
-        if status == 429 and code == "insufficient_quota":
-            raise Refused(f"endpoint {self.name}: its quota is used up") from None
-        if status in (401, 403, 404):
-            raise Refused(
-                f"endpoint {self.name} ({self.endpoint.base_url}, model {self.endpoint.model}) "
-                f"answers {status}: check address, model and the key in "
-                f"{self.endpoint.key_variable or 'key_variable (none is set)'}"
-            ) from None
-        if status in (408, 409, 429) or status >= 500:
-            return Retry(str(status), after)
-        outcome: Outcome = "content_filter" if code == "content_filter" else "rejected"
-        reason = _words(error.body).replace(self.endpoint.key(), "[key]")[:LONGEST_REASON]
-        return Reply(outcome, self.name, error=f"{status} {code}".strip(), reason=reason)
+
+def read_refusal(
+    status: int, error: Any, name: str, endpoint: Endpoint, after: float | None = None
+) -> Reply | Retry:
+    """What a status other than 200 means.
+
+    Args:
+        error: the mapping ``error`` of the response's body, if there is one.
+        after: seconds that the server asked to wait.
+
+    Raises:
+        Refused: the endpoint will answer no request at all.
+    """
+    error = error if isinstance(error, dict) else {}
+    code = str(error.get("code") or "")
+    if status == 429 and code == "insufficient_quota":
+        raise Refused(f"endpoint {name}: its quota is used up")
+    if status in (401, 403, 404):
+        raise Refused(
+            f"endpoint {name} ({endpoint.base_url}, model {endpoint.model}) answers {status}: "
+            f"check address, model and the key in "
+            f"{endpoint.key_variable or 'key_variable (none is set)'}"
+        )
+    if status in (408, 409, 429) or status >= 500:
+        return Retry(str(status), after)
+    outcome: Outcome = "content_filter" if code == "content_filter" else "rejected"
+    reason = str(error.get("message") or "").replace(endpoint.key(), "[key]")[:LONGEST_REASON]
+    return Reply(outcome, name, error=f"{status} {code}".strip(), reason=reason)
 
 
 def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
@@ -134,13 +147,6 @@ def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
         return Retry("malformed")
     model = str(body.get("model", ""))
     return Reply(outcome, endpoint, text or "", model, finish, *tokens, latency=latency)
-
-
-def _words(body: object) -> str:
-    """Why the server says no: OpenAI's form, or FastAPI's (`transformers serve`)."""
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail")
-    return str(body or "")
 
 
 def _seconds(text: str | None) -> float | None:

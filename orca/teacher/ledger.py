@@ -2,7 +2,8 @@
 
 ``sent`` is added to before a request leaves, ``ended`` when its attempt is over, ``replies`` when a
 query has its outcome. Nothing of it is changed but the gates' judgement, which follows from the
-rest; only replies without an answer are withdrawn, on demand. What is committed survives the death
+rest, and the state of batches (:mod:`orca.teacher.batch_ledger`); only replies without an answer
+are withdrawn, on demand. What is committed survives the death
 of the process (WAL); records are committed together every few milliseconds, and a request leaves
 only when its record is.
 """
@@ -36,7 +37,16 @@ CREATE TABLE IF NOT EXISTS replies (
   attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL,
   system_message TEXT NOT NULL, text TEXT NOT NULL, collection TEXT NOT NULL, task TEXT NOT NULL,
   targets TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (
+  number INTEGER PRIMARY KEY, endpoint TEXT NOT NULL, token TEXT NOT NULL UNIQUE,
+  requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, dollars REAL NOT NULL,
+  at REAL NOT NULL, file TEXT, tried REAL, remote TEXT, result TEXT, ended REAL);
+CREATE TABLE IF NOT EXISTS waiting (
+  batch INTEGER NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL, query TEXT NOT NULL,
+  request TEXT NOT NULL, PRIMARY KEY (batch, number)) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS waiting_query ON waiting (query);
 """
+Statement = tuple[str, tuple[Any, ...]]
 SEND = "INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)"
 END = "INSERT INTO ended VALUES (?, ?, ?, ?, ?, ?)"
 REPLY = f"INSERT INTO replies VALUES (NULL{', ?' * 20})"
@@ -76,7 +86,7 @@ class Ledger:
         self.interrupted = self._end_interrupted()
         """Requests that were in flight when the last program died."""
         self._next = self._one("SELECT coalesce(max(number), 0) FROM sent") + 1
-        self._waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self._waiting: list[Statement] = []
         self._committed: asyncio.Future[None] | None = None
 
     def _check(self, facts: dict[str, Any]) -> None:
@@ -106,15 +116,20 @@ class Ledger:
 
     async def send(self, request: Request, hashed: str, endpoint: str, attempt: int) -> int:
         """Record that a request is about to leave; its number, when that is committed."""
-        number, self._next = self._next, self._next + 1
+        (number,) = self.numbers(1)
         await self._add(SEND, (number, request.id, hashed, endpoint, attempt, time.time(), None))
         return number
+
+    def numbers(self, count: int) -> range:
+        """The next numbers of requests, for the caller to use."""
+        start, self._next = self._next, self._next + count
+        return range(start, self._next)
 
     async def end(
         self, number: int, result: str, reply: Reply | None = None, dollars: float = 0.0
     ) -> None:
         """Record how an attempt ended that is not the last: what was wrong, and what it cost."""
-        await self._add(END, _end(number, result, reply, dollars))
+        await self._add(*ended(number, result, reply, dollars))
 
     async def finish(
         self,
@@ -129,18 +144,10 @@ class Ledger:
 
         Args:
             gate: which gate rejected the response, and why; None: none did.
-        """  # fmt: skip
-        result = reply.error if reply.outcome == "failed" else reply.outcome
-        gate_name, reason = gate or ("", reply.reason)
-        row = (
-            request.id, number, reply.outcome, gate_name, reason, reply.text, reply.endpoint,
-            reply.model, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens,
-            reply.latency, attempts, reply.error, time.time(), request.system_message,
-            request.query, request.collection, request.task,
-            json.dumps(request.targets, ensure_ascii=False),
-        )  # fmt: skip
-        self._waiting.append((END, _end(number, result, reply, dollars)))
-        await self._add(REPLY, row)
+        """
+        end, row = finished(number, request, reply, dollars, attempts, gate)
+        self._waiting.append(end)
+        await self._add(*row)
 
     async def _add(self, sql: str, row: tuple[Any, ...]) -> None:
         self._waiting.append((sql, row))
@@ -154,22 +161,38 @@ class Ledger:
         committed, self._committed = self._committed, None
         assert committed is not None
         try:
+            self.write(waiting)
+        except UserError as error:
+            committed.set_exception(error)
+        else:
+            committed.set_result(None)
+
+    def write(self, statements: Iterable[Statement]) -> None:
+        """Do all of them or none, on disk when this returns."""
+        try:
             self._db.execute("BEGIN")
-            for sql, row in waiting:
+            for sql, row in statements:
                 self._db.execute(sql, row)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            committed.set_exception(UserError(f"{self.path} cannot be written: {error}"))
-        else:
-            committed.set_result(None)
+            raise UserError(f"{self.path} cannot be written: {error}") from None
+
+    def select(self, sql: str, *values: Any) -> list[Any]:
+        """The rows of a query."""
+        return self._db.execute(sql, values).fetchall()
 
     def unanswered(self, requests: list[Request]) -> list[Request]:
-        """Those that have no outcome yet."""
-        marks = ", ".join("?" * len(requests))
-        sql = f"SELECT query FROM replies WHERE query IN ({marks})"
-        known = {query for (query,) in self._db.execute(sql, [one.id for one in requests])}
+        """Those that have no outcome yet and wait in no batch."""
+        marks, ids = ", ".join("?" * len(requests)), [one.id for one in requests]
+        known = {
+            query
+            for table in ("replies", "waiting")
+            for (query,) in self._db.execute(
+                f"SELECT query FROM {table} WHERE query IN ({marks})", ids
+            )
+        }
         return [one for one in requests if one.id not in known]
 
     def withdraw(self, outcomes: Iterable[str]) -> int:
@@ -258,6 +281,28 @@ def _request(row: dict[str, Any]) -> Request:
     )
 
 
-def _end(number: int, result: str, reply: Reply | None, dollars: float) -> tuple[Any, ...]:
+def finished(
+    number: int,
+    request: Request,
+    reply: Reply,
+    dollars: float,
+    attempts: int,
+    gate: tuple[str, str] | None,
+) -> tuple[Statement, Statement]:
+    """What records the last attempt's end and the query's outcome; see :meth:`Ledger.finish`."""
+    result = reply.error if reply.outcome == "failed" else reply.outcome
+    gate_name, reason = gate or ("", reply.reason)
+    row = (
+        request.id, number, reply.outcome, gate_name, reason, reply.text, reply.endpoint,
+        reply.model, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens,
+        reply.latency, attempts, reply.error, time.time(), request.system_message,
+        request.query, request.collection, request.task,
+        json.dumps(request.targets, ensure_ascii=False),
+    )  # fmt: skip
+    return ended(number, result, reply, dollars), (REPLY, row)
+
+
+def ended(number: int, result: str, reply: Reply | None = None, dollars: float = 0.0) -> Statement:
+    """What records an attempt's end."""
     tokens = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
-    return (number, result, *tokens, dollars, time.time())
+    return END, (number, result, *tokens, dollars, time.time())
