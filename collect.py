@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from orca.config import check_config, run_program
 from orca.errors import Unfinished, UserError
@@ -63,7 +63,10 @@ def main(config: DictConfig) -> None:
         length = teacher.expected_completion_tokens
         print(plan_report(plan(requests, teacher, length, config.batch)))
         return
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be a directory: {error.strerror}") from None
     ledger = Ledger(out / "ledger.sqlite", ledger_facts(teacher, queries))
     try:
         collect(config, teacher, ledger, queries, out)
@@ -84,6 +87,7 @@ def collect(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path,
         print(f"{again:,} queries are asked again")
     keep = {"finished", *(one for one in ("length",) if teacher.policy(one) == "keep")}
     shards = Shards(ledger, out, teacher.name, keep, config.student_system_message)
+    shards.write()
 
     def requests() -> Iterator[Request]:
         return unanswered(read_requests(queries, config.limit), ledger)
@@ -104,8 +108,8 @@ def collect(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path,
         report = {**collection_report(ledger, teacher.name), "traces": traces}
         save_report(report, out)
         print(summary(report, out), flush=True)
-    if asking.outcomes.total() < progress.total:
-        why = "the budget is spent" if asking.out_of_money else "stopped"
+    if not asking.complete:
+        why = "the budget has no room for another answer" if asking.out_of_money else "stopped"
         batches = len(BatchLedger(ledger).open())
         more = f"; {batches} batches go on at the server" if batches else ""
         raise Unfinished(f"{why}{more}: the same command goes on")
@@ -122,7 +126,7 @@ async def _ask(
     log = logger.log_metrics if logger else None
     print("\n".join(progress.opening()), flush=True)
     showing = asyncio.create_task(
-        show_progress(progress, log, each=lambda: shards.write(whole=True))
+        show_progress(progress, log, each=lambda: shards.write_whole(asking.outcomes.total()))
     )
 
     def end(task: asyncio.Task[None]) -> None:
@@ -145,8 +149,14 @@ def _check(config: DictConfig, teacher: Teacher) -> None:
         check_number("limit", config.limit)
     if config.batch_tokens is not None:
         check_number("batch_tokens", config.batch_tokens)
-    if not config.batch_poll > 0:
+    if not isinstance(config.batch_poll, int | float) or not config.batch_poll > 0:
         raise UserError(f"batch_poll={config.batch_poll}: seconds, more than 0")
+    if not isinstance(config.ask_again, ListConfig):
+        raise UserError(f"ask_again={config.ask_again}: a list, as [failed]")
+    if not isinstance(config.student_system_message, str | None):
+        raise UserError(f"student_system_message={config.student_system_message}: a text, or null")
+    if not isinstance(config.gates, DictConfig):
+        raise UserError("gates=null: gates=none leaves all out")
     budget = config.budget_usd
     if budget is None:
         return

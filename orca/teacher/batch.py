@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from openai.types import Batch as Remote
 
 from orca.errors import UserError
-from orca.teacher.ask import ALL_REJECTED, weigh
+from orca.teacher.ask import ALL_REJECTED
 from orca.teacher.batch_client import BatchClient, NotNow
 from orca.teacher.batch_ledger import Batch, BatchLedger, Waiting, over
-from orca.teacher.client import Retry
+from orca.teacher.client import Retry, redact
 from orca.teacher.ledger import Gate, Ledger, Statement, ended, finished
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
+from orca.teacher.weigh import judged, weigh
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of a batch
 FINAL = ("completed", "failed", "expired", "cancelled")
@@ -73,6 +74,9 @@ class Batching:
         self.done = dict.fromkeys(teacher.endpoints, 0)
         self.spent = ledger.total("dollars")
         self.out_of_money = self.stopped = False
+        self.complete = False
+        self.later = 0  # no query waits on its own
+        self.perhaps = ledger.perhaps()
         self._most: dict[str, float] = dict.fromkeys(teacher.endpoints, tokens or math.inf)
         self._requests: Iterator[Request] = iter(())
         self._freed = True  # queries may be free that this pass has gone by
@@ -104,6 +108,7 @@ class Batching:
                 elif self._freed and not self.stopped:
                     self._freed, self._requests = False, self.read()
                 else:
+                    self.complete = not self.stopped
                     break
         finally:
             for client in self.clients.values():
@@ -217,7 +222,7 @@ class Batching:
     def _money(self, waiting: list[Batch]) -> float:
         if self.budget is None:
             return math.inf
-        return self.budget - self.spent - sum(batch.dollars for batch in waiting)
+        return self.budget - self.spent - self.perhaps - sum(batch.dollars for batch in waiting)
 
     def _price(self) -> Callable[[Request], float]:
         """Dollars that a request is expected to cost: answers as long as the teacher's settings say
@@ -283,7 +288,9 @@ class Batching:
         spent = 0.0
         for number, one in waiting.items():
             answer = answers[number]
-            kind, reply, full, again = weigh(self.teacher, batch.endpoint, answer, one.attempt)
+            kind, reply, full, again = weigh(
+                self.teacher, batch.endpoint, answer, one.request, one.attempt
+            )
             results[kind] += 1
             spent += (cost := self._dollars(full))
             if again:
@@ -292,7 +299,9 @@ class Batching:
                 self._attempts[one.request.id] = one.attempt + 1
                 self._freed = True
                 continue
-            found = self.gate(one.request, reply.text) if reply.outcome == "finished" else None
+            found, fault = judged(self.gate, one.request, reply)
+            if fault is not None:
+                self.fail(fault)
             end, row = finished(number, one.request, reply, cost, one.attempt, found)
             statements += over(batch, number, end, row)
             outcomes[reply.outcome] += 1
@@ -319,7 +328,7 @@ class Batching:
         errors = (remote.errors and remote.errors.data) or []
         too_much = any(one.code == "token_limit_exceeded" for one in errors)
         words = "; ".join(f"{one.code}: {one.message}" for one in errors[:3]) or "no reason given"
-        words = words.replace(self.teacher.endpoints[batch.endpoint].key(), "[key]")
+        words = redact(words, self.teacher.endpoints[batch.endpoint], 300)
         self.batches.close(batch, "failed", "token_limit_exceeded" if too_much else "batch_failed")
         self._freed = True
         where = f"batch {batch.number} at {batch.endpoint} failed ({words})"

@@ -93,7 +93,7 @@ class BatchClient:
             answer = read_refusal(status, body, self.name, self.endpoint)
         except Refused as refused:
             asks = "; does it have a Batch API?" if status == 404 else ""
-            raise Refused(f"{refused}{asks}") from None
+            raise Refused(f"{refused}{asks}", refused.status) from None
         if isinstance(answer, Retry):
             raise NotNow(f"status {status}", sure=status < 500 and status != 408)
         raise UserError(f"endpoint {self.name} takes no batch ({answer.error}: {answer.reason!r})")

@@ -86,7 +86,7 @@ class BatchLedger:
         for number, (request, attempt) in zip(numbers, chosen, strict=True):
             hashed, text = request.hash(teacher), json.dumps(asdict(request), ensure_ascii=False)
             statements += (
-                (SEND, (number, request.id, hashed, endpoint, attempt, now, batch)),
+                (SEND, (number, request.id, hashed, endpoint, attempt, now, batch, 0.0)),
                 (
                     "INSERT INTO waiting VALUES (?, ?, ?, ?, ?)",
                     (batch, number, attempt, request.id, text),

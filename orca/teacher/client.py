@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,9 +23,10 @@ OUTCOMES: dict[str, Outcome] = {
     "length": "length",
     "content_filter": "content_filter",
 }
-"""What a finish reason makes of a query."""
+"""What a finish reason makes of a query; another one makes it ``other``."""
 
-LONGEST_REASON = 300  # characters of a server's words
+LONGEST_CODE, LONGEST_REASON = 60, 300  # characters of a server's words
+LONGEST_WAIT = 3600.0  # seconds that a server may ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,15 @@ class Retry:
 
 
 class Refused(UserError):
-    """The endpoint will answer no request at all (key, address, model, quota)."""
+    """The endpoint says that it will not answer: key, address, model, quota.
+
+    Attributes:
+        status: of the response.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def connect(endpoint: Endpoint, timeout: float) -> openai.AsyncOpenAI:
@@ -80,13 +91,14 @@ class Client:
                 return Retry("malformed")
             return read_answer(raw.http_response.json(), self.name, time.monotonic() - start)
         except openai.APIStatusError as error:
-            after = _seconds(error.response.headers.get("retry-after"))
+            self.limits.read(error.response.headers)
+            after = wait_of(error.response.headers)
             return read_refusal(error.status_code, error.body, self.name, self.endpoint, after)
         except (TimeoutError, openai.APITimeoutError):
             return Retry("timeout")
         except openai.APIConnectionError:
             return Retry("connection")
-        except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError):
+        except (openai.OpenAIError, ValueError, RecursionError, OverflowError):
             return Retry("malformed")
 
     def _is_copy(self, response: Any) -> bool:
@@ -116,41 +128,70 @@ def read_refusal(
     Raises:
         Refused: the endpoint will answer no request at all.
     """
-    error = error if isinstance(error, dict) else {}
-    code = str(error.get("code") or "")
-    if status == 429 and code == "insufficient_quota":
-        raise Refused(f"endpoint {name}: its quota is used up")
+    body = error if isinstance(error, dict) else {}
+    code = redact(str(body.get("code") or ""), endpoint, LONGEST_CODE)
+    # OpenAI's form, or FastAPI's (`transformers serve`).
+    words = redact(str(body.get("message") or body.get("detail") or ""), endpoint, LONGEST_REASON)
+    if status == 402 or (status == 429 and code == "insufficient_quota"):
+        raise Refused(f"endpoint {name}: its quota is used up ({status})", status)
     if status in (401, 403, 404):
         raise Refused(
             f"endpoint {name} ({endpoint.base_url}, model {endpoint.model}) answers {status}: "
             f"check address, model and the key in "
-            f"{endpoint.key_variable or 'key_variable (none is set)'}"
+            f"{endpoint.key_variable or 'key_variable (none is set)'}",
+            status,
         )
     if status in (408, 409, 429) or status >= 500:
         return Retry(str(status), after)
     outcome: Outcome = "content_filter" if code == "content_filter" else "rejected"
-    reason = str(error.get("message") or "").replace(endpoint.key(), "[key]")[:LONGEST_REASON]
-    return Reply(outcome, name, error=f"{status} {code}".strip(), reason=reason)
+    return Reply(outcome, name, error=f"{status} {code}".strip(), reason=words)
+
+
+def redact(text: str, endpoint: Endpoint, longest: int) -> str:
+    """A server's words without the key, and without what SQLite and Parquet do not take."""
+    if endpoint.key_variable is not None:
+        text = text.replace(endpoint.key(), "[key]")
+    return clean(text)[:longest]
+
+
+def clean(text: str) -> str:
+    """With a question mark in the place of half a character (a lone surrogate)."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
     """The answer in the body of a response with status 200."""
     try:
         choice = body["choices"][0]
-        text, finish = choice["message"]["content"], choice["finish_reason"]
+        text, finish = choice["message"]["content"] or "", choice["finish_reason"]
         usage = body.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        outcome = OUTCOMES[finish]
-        if text is not None and not isinstance(text, str):
+        tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        if not isinstance(text, str) or not isinstance(finish, str):
             return Retry("malformed")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return Retry("malformed")
-    model = str(body.get("model", ""))
-    return Reply(outcome, endpoint, text or "", model, finish, *tokens, latency=latency)
+    outcome = OUTCOMES.get(finish, "other")
+    model, finish = clean(str(body.get("model", ""))), clean(finish)
+    return Reply(outcome, endpoint, clean(text), model, finish, *tokens, latency=latency)
 
 
-def _seconds(text: str | None) -> float | None:
+def _count(value: Any) -> int:
+    """A number of tokens; 0 where the server does not say."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no number of tokens")
+    return value
+
+
+def wait_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds that ``Retry-After`` asks for, at most an hour; None: nothing that can be read."""
+    text = headers.get("retry-after", "")
     try:
-        return max(0.0, float(text)) if text else None
+        seconds = float(text)
     except ValueError:
-        return None  # a date: rare, and our own back-off does
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), LONGEST_WAIT) if not math.isnan(seconds) else None

@@ -25,7 +25,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sent (
   number INTEGER PRIMARY KEY, query TEXT NOT NULL, request TEXT NOT NULL, endpoint TEXT NOT NULL,
-  attempt INTEGER NOT NULL, at REAL NOT NULL, batch INTEGER);
+  attempt INTEGER NOT NULL, at REAL NOT NULL, batch INTEGER, dollars REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS ended (
   number INTEGER PRIMARY KEY, result TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL, at REAL NOT NULL);
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS waiting (
 CREATE UNIQUE INDEX IF NOT EXISTS waiting_query ON waiting (query);
 """
 Statement = tuple[str, tuple[Any, ...]]
-SEND = "INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)"
+SEND = "INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 END = "INSERT INTO ended VALUES (?, ?, ?, ?, ?, ?)"
 REPLY = f"INSERT INTO replies VALUES (NULL{', ?' * 20})"
 WITHDRAWABLE = ("failed", "rejected")
@@ -56,6 +56,10 @@ COMMIT_EVERY = 0.02  # seconds
 Gate = Callable[[Request, str], tuple[str, str] | None]
 """(gate, reason) where a response is rejected."""
 INTERRUPTED = "interrupted"
+JUDGED = "outcome IN ('finished', 'length')"
+"""Replies that gates judge: what may become a trace."""
+UNKNOWN = (INTERRUPTED, "timeout", "connection", "malformed")
+"""Ends of attempts that the server may have answered, and charged."""
 """Result of a request that was in flight when its program died."""
 
 
@@ -79,7 +83,7 @@ class Ledger:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(SCHEMA)
             self._check(facts)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise UserError(
                 f"{path} cannot be used ({error}); does another program collect?"
             ) from None
@@ -92,7 +96,9 @@ class Ledger:
     def _check(self, facts: dict[str, Any]) -> None:
         for name, value in facts.items():
             text = json.dumps(value, sort_keys=True)
-            self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, text))
+            # As long as nothing was answered, settings may be mended.
+            how = "IGNORE" if self.answered() else "REPLACE"
+            self._db.execute(f"INSERT OR {how} INTO facts VALUES (?, ?)", (name, text))
             (known,) = self._db.execute(
                 "SELECT value FROM facts WHERE name = ?", (name,)
             ).fetchone()
@@ -114,10 +120,17 @@ class Ledger:
         self._db.execute("COMMIT")
         return len(numbers)
 
-    async def send(self, request: Request, hashed: str, endpoint: str, attempt: int) -> int:
-        """Record that a request is about to leave; its number, when that is committed."""
+    async def send(
+        self, request: Request, hashed: str, endpoint: str, attempt: int, dollars: float
+    ) -> int:
+        """Record that a request is about to leave; its number, when that is committed.
+
+        Args:
+            dollars: that it is expected to cost, for where its end will not be known.
+        """
         (number,) = self.numbers(1)
-        await self._add(SEND, (number, request.id, hashed, endpoint, attempt, time.time(), None))
+        row = (number, request.id, hashed, endpoint, attempt, time.time(), None, dollars)
+        await self._add(SEND, row)
         return number
 
     def numbers(self, count: int) -> range:
@@ -149,6 +162,11 @@ class Ledger:
         self._waiting.append(end)
         await self._add(*row)
 
+    async def reply(self, number: int, request: Request, reply: Reply, attempts: int) -> None:
+        """Record what a query came to whose last attempt has ended before."""
+        _, row = finished(number, request, reply, 0.0, attempts, None)
+        await self._add(*row)
+
     async def _add(self, sql: str, row: tuple[Any, ...]) -> None:
         self._waiting.append((sql, row))
         if self._committed is None:
@@ -162,10 +180,23 @@ class Ledger:
         assert committed is not None
         try:
             self.write(waiting)
-        except UserError as error:
-            committed.set_exception(error)
+        except UserError:
+            self._write_each(waiting, committed)
         else:
             committed.set_result(None)
+
+    def _write_each(self, waiting: list[Statement], committed: asyncio.Future[None]) -> None:
+        """What one record spoils must not take others with it, which are paid for."""
+        failure = None
+        for statement in waiting:
+            try:
+                self.write([statement])
+            except UserError as error:
+                failure = error
+        if failure is None:
+            committed.set_result(None)
+        else:
+            committed.set_exception(failure)
 
     def write(self, statements: Iterable[Statement]) -> None:
         """Do all of them or none, on disk when this returns."""
@@ -174,7 +205,7 @@ class Ledger:
             for sql, row in statements:
                 self._db.execute(sql, row)
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise UserError(f"{self.path} cannot be written: {error}") from None
@@ -201,15 +232,17 @@ class Ledger:
         Raises:
             UserError: an outcome has an answer, which would be paid twice.
         """
-        total = 0
+        outcomes = list(outcomes)
         for outcome in outcomes:
             if outcome not in WITHDRAWABLE:
                 raise UserError(f"ask_again: {outcome!r} is none of {', '.join(WITHDRAWABLE)}")
-            total += self._db.execute("DELETE FROM replies WHERE outcome = ?", (outcome,)).rowcount
-        return total
+        marks = ", ".join("?" * len(outcomes))
+        return self._db.execute(
+            f"DELETE FROM replies WHERE outcome IN ({marks})", outcomes
+        ).rowcount
 
     def judge(self, gates: Any, gate: Gate) -> int:
-        """Let ``gate`` judge every finished response again where other gates judged them.
+        """Let ``gate`` judge every response again where other gates judged them.
 
         Args:
             gates: description of the gates, which says whether they are the same.
@@ -220,7 +253,7 @@ class Ledger:
         if self.facts().get("gates") == gates:
             return 0
         other = []
-        for row in self.rows("outcome = 'finished'"):
+        for row in self.rows(JUDGED):
             found = gate(_request(row), row["response"]) or ("", "")
             if found != (row["gate"], row["reason"]):
                 other.append((*found, row["number"]))
@@ -257,6 +290,23 @@ class Ledger:
         """How many records there are of each value of a column."""
         sql = f"SELECT {column}, count(*) FROM {table} WHERE {where} GROUP BY 1 ORDER BY 2 DESC"
         return dict(self._db.execute(sql).fetchall())
+
+    def answered(self, endpoint: str | None = None) -> bool:
+        """Whether any answer came (from this endpoint)."""
+        where = "" if endpoint is None else " AND endpoint = ?"
+        values = () if endpoint is None else (endpoint,)
+        sql = f"SELECT 1 FROM replies WHERE outcome NOT IN ('failed', 'rejected'){where} LIMIT 1"
+        return self._db.execute(sql, values).fetchone() is not None
+
+    def perhaps(self) -> float:
+        """Dollars that requests were expected to cost whose answers are lost: the server may have
+        charged them."""
+        marks = ", ".join("?" * len(UNKNOWN))
+        sql = (
+            "SELECT coalesce(sum(sent.dollars), 0) FROM ended JOIN sent USING (number) "
+            f"WHERE result IN ({marks})"
+        )
+        return float(self._db.execute(sql, UNKNOWN).fetchone()[0])
 
     def total(self, column: str, table: str = "ended") -> float:
         """The sum of a column over all records."""

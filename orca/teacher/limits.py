@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Mapping
 
@@ -60,6 +61,7 @@ class Limits:
     def __init__(self, requests: int | None, tokens: int | None, concurrency: int) -> None:
         self.requests = TokenBucket(requests)
         self.tokens = TokenBucket(tokens)
+        self._told = {"requests": requests is None, "tokens": tokens is None}
         self.most = concurrency
         self.window = float(concurrency)
         self.active = 0
@@ -69,6 +71,7 @@ class Limits:
         self._halved_at = -math.inf
         self._refused = 0.0  # share of 429 among the last ends, older ones counting less
         self._failed = 0  # failures since the last answer
+        self._refused_at = -math.inf
 
     @property
     def down(self) -> bool:
@@ -111,13 +114,15 @@ class Limits:
         self.window = min(self.most, self.window + more)
 
     def refused(self, retry_after: float | None) -> None:
-        """The server said that it was too much."""
-        self._failed = 0
+        """The server said that it was too much. Where it says nothing else for long it is down."""
+        now = time.monotonic()
+        if now - self._refused_at > 1.0:  # once for those that were under way together
+            self._refused_at = now
+            self.failed()
         self._refused += RECENT * (1 - self._refused)
         if self._refused < TOO_MANY:
             return
-        now = time.monotonic()
-        if now - self._halved_at > 1.0:  # once for those that were under way together
+        if now - self._halved_at > 1.0:
             self.window = self._halved = max(1.0, self.window / 2)
             self._halved_at = now
         if retry_after:
@@ -132,11 +137,11 @@ class Limits:
         self._failed += 1
         if self.down:
             self.window = 1.0
-            self._pause_until = now + min(LONGEST_PAUSE, 2.0 ** (self._failed - DOWN))
+            self._pause_until = now + min(LONGEST_PAUSE, 2.0 ** min(self._failed - DOWN, 10))
 
     def read(self, headers: Mapping[str, str]) -> None:
         """Take over the limits that the server tells, where the configuration names none."""
         for bucket, name in ((self.requests, "requests"), (self.tokens, "tokens")):
             told = headers.get(f"x-ratelimit-limit-{name}", "")
-            if bucket.per_minute is None and told.isdigit() and int(told) > 0:
+            if self._told[name] and re.fullmatch(r"[1-9][0-9]{0,11}", told, re.ASCII):
                 bucket.per_minute = float(told)

@@ -79,6 +79,8 @@ class Progress:
             f"{asking.outcomes['finished'] / max(done, 1):.1%} finished; {rate:.1f}/s, "
             f"{_duration(left / rate) if rate else 'unknown time'} left; "
             f"${asking.spent:,.2f}{budget}"
+            + (f" and perhaps ${asking.perhaps:,.2f} without an answer" if asking.perhaps else "")
+            + (f"; {asking.later:,} wait to be asked again" if asking.later else "")
         ]
         for name, counts in asking.results.items():
             share = f", {left * rates[name] / rate:,.0f} of what is left" if rate else ""

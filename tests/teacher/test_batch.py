@@ -107,7 +107,8 @@ def test_every_query_ends_once_through_faults_of_calls_and_lines(
     lines = [p for server in servers for p in server.paid()]
     bill = sum(p["prompt_tokens"] + 2 * p["completion_tokens"] for p in lines) / 1e6 / 2
     told = sum(row["prompt_tokens"] + 2 * row["completion_tokens"] for row in rows.values()) / 2e6
-    assert batching.spent == pytest.approx(told) and told <= bill  # no_usage tells nothing
+    # Where no usage is told, tokens are estimated.
+    assert told < batching.spent == pytest.approx(bill, rel=0.05)
     faults = {line["fault"] for server in servers for line in server.lines() if "call" in line}
     assert len(faults) >= 6, "the server hardly failed"
 

@@ -146,7 +146,7 @@ def test_the_budget_stops_cleanly_and_the_same_command_goes_on(
     out = tmp_path / "out"
     done = run(command(server, queries, out, *prices, "budget_usd=1.0"), tmp_path)
     assert done.returncode == 75, done.stderr
-    assert "the budget is spent" in done.stderr
+    assert "the budget has no room for another answer" in done.stderr
     ledger = Ledger(out / "ledger.sqlite", {})
     spent, asked = ledger.total("dollars"), len(list(ledger.rows()))
     ledger.close()

@@ -144,6 +144,38 @@ def test_limits_that_the_server_tells_are_taken_where_none_is_configured() -> No
     assert (told.requests.per_minute, told.tokens.per_minute) == (500, 9000)
 
 
+def test_limits_that_are_told_may_change_and_what_is_no_number_is_none() -> None:
+    told = Limits(None, None, 4)
+    told.read({"x-ratelimit-limit-requests": "1"})
+    told.read({"x-ratelimit-limit-requests": "6000"})
+    assert told.requests.per_minute == 6000
+    for text in ("²", "0", "-1", "1e9", "", "9" * 5000):
+        told.read({"x-ratelimit-limit-requests": text})
+    assert told.requests.per_minute == 6000
+
+
+def test_an_endpoint_that_says_429_for_ever_is_down_and_so_is_one_that_fails_for_days(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(loop: JumpingLoop) -> None:
+        one = Limits(None, None, 8)
+        for _ in range(100):
+            one.refused(None)
+        assert not one.down, "those that were under way together are one sign"
+        for _ in range(15):
+            loop.now += 2
+            one.refused(None)
+        assert one.down
+        for _ in range(2_000):
+            await one.pass_on()
+            before = loop.time()
+            one.failed()
+        await one.pass_on()
+        assert loop.time() - before == limits.LONGEST_PAUSE
+
+    run(main, monkeypatch)
+
+
 def test_no_more_are_under_way_than_the_window_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
 
