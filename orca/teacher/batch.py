@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import math
 import sys
 import time
 from collections import Counter
@@ -23,15 +21,15 @@ from openai.types import Batch as Remote
 
 from orca.errors import UserError
 from orca.teacher.ask import ALL_REJECTED
-from orca.teacher.batch_client import BatchClient, NotNow
+from orca.teacher.batch_client import BatchClient, NotNow, write_row
 from orca.teacher.batch_ledger import Batch, BatchLedger, Waiting, over
+from orca.teacher.batch_queue import Queue
 from orca.teacher.client import Retry, redact
 from orca.teacher.ledger import Gate, Ledger, Statement, ended, finished
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
 from orca.teacher.weigh import judged, weigh
 
-MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of a batch
 FINAL = ("completed", "failed", "expired", "cancelled")
 LOST = "lost"  # what becomes of a batch that the server does not know any more
 LOOKS = 3  # at what the server does not have but should, before that is believed
@@ -73,14 +71,10 @@ class Batching:
         self.results: dict[str, Counter[str]] = {name: Counter() for name in teacher.endpoints}
         self.done = dict.fromkeys(teacher.endpoints, 0)
         self.spent = ledger.total("dollars")
-        self.out_of_money = self.stopped = False
-        self.complete = False
+        self.stopped = self.complete = False
         self.later = 0  # no query waits on its own
         self.perhaps = ledger.perhaps()
-        self._most: dict[str, float] = dict.fromkeys(teacher.endpoints, tokens or math.inf)
-        self._requests: Iterator[Request] = iter(())
-        self._freed = True  # queries may be free that this pass has gone by
-        self._attempts: dict[str, int] = {}  # next one, of queries that failed in this program
+        self.queue = Queue(teacher, self.batches, budget, tokens)
         self._seen: dict[int, Remote] = {}  # by number
         self._looks: Counter[int] = Counter()
         self._results: dict[int, Counter[str]] = {}  # of a batch's lines, in this program
@@ -100,21 +94,26 @@ class Batching:
             while not self.stopped:
                 for batch in self.batches.open():
                     await self._advance(batch)
-                while not self.stopped and (new := self._cut()):
+                while not self.stopped and (new := self.queue.cut(self._taken(), self.spent + self.perhaps)):
                     await self._advance(new)
                 if self.batches.open():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._stop.wait(), self.poll)
-                elif self._freed and not self.stopped:
-                    self._freed, self._requests = False, self.read()
+                elif self.queue.freed and not self.queue.out_of_money:
+                    self.queue.begin(self.read())
                 else:
-                    self.complete = not self.stopped
+                    self.complete = not self.stopped and not self.queue.out_of_money
                     break
         finally:
             for client in self.clients.values():
                 await client.close()
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def out_of_money(self) -> bool:
+        """The budget ended the run."""
+        return self.queue.out_of_money
 
     def stop(self) -> None:
         """Do nothing more: batches go on at the server."""
@@ -143,7 +142,9 @@ class Batching:
         except NotNow as error:
             _tell(f"batch {batch.number} at {batch.endpoint}: {error}; tried again soon")
 
-    # Creating
+    def _taken(self) -> set[int]:
+        """Batches that the server has found valid."""
+        return {number for number, one in self._seen.items() if one.status != "validating"}
 
     async def _create(self, batch: Batch) -> None:
         client, file = self.clients[batch.endpoint], batch.file
@@ -155,7 +156,8 @@ class Batching:
                 return
         if file is None:
             waiting = self.batches.waiting(batch).items()
-            lines = [client.write_row(number, one.request) + b"\n" for number, one in waiting]
+            name = batch.endpoint
+            lines = [write_row(n, one.request, name, self.teacher) + b"\n" for n, one in waiting]
             file = await client.upload(f"orca_batch_{batch.number}.jsonl", b"".join(lines))
             self.batches.set(batch, file=file)
         self.batches.set(batch, tried=time.time())
@@ -171,73 +173,6 @@ class Batching:
     def _created(self, batch: Batch, remote: str) -> None:
         self.batches.set(batch, remote=remote)
         _tell(f"batch {batch.number} at {batch.endpoint}: {batch.requests:,} requests, {remote}")
-
-    def _cut(self) -> Batch | None:
-        """Record the next batch, as large as limits and budget allow; None: none for now."""
-        waiting = self.batches.open()
-        names = [name for name in self.clients if self._may_send(name, waiting)]
-        request = next(self._requests, None)
-        if request is None or not names:
-            self._requests = itertools.chain([request] if request else [], self._requests)
-            return None
-        name = min(names, key=lambda one: _queued(one, waiting))
-        room = self._most[name] - (queued := _queued(name, waiting))
-        money, price = self._money(waiting), self._price()
-        if self.budget is not None and money < max(self.budget / 20, price(request)):
-            self._requests = itertools.chain([request], self._requests)
-            if not waiting:
-                self.out_of_money = True
-                self.stop()
-            return None
-        chosen: list[tuple[Request, int]] = []
-        size = tokens = 0
-        dollars = 0.0
-        while request is not None:
-            size += len(self.clients[name].write_row(10**9, request)) + 1
-            too_large = len(chosen) == MOST_REQUESTS or size > MOST_BYTES
-            too_much = tokens + request.prompt_tokens() > room or dollars + price(request) > money
-            if (too_large or too_much) and (chosen or queued):
-                self._requests = itertools.chain([request], self._requests)
-                break
-            tokens, dollars = tokens + request.prompt_tokens(), dollars + price(request)
-            chosen.append((request, self._attempts.get(request.id, 1)))
-            request = next(self._requests, None)
-        if not chosen:
-            return None
-        self.batches.add(name, chosen, tokens, dollars, self.teacher)
-        return self.batches.open()[-1]
-
-    def _may_send(self, name: str, waiting: list[Batch]) -> bool:
-        """Whether a next batch may follow those that wait: no small ones into what little room is
-        left, and without a known limit only when the server has taken the last."""
-        most = self._most[name]
-        mine = [batch for batch in waiting if batch.endpoint == name]
-        if any(batch.remote is None for batch in mine):
-            return False
-        if math.isinf(most):
-            seen = [self._seen.get(batch.number) for batch in mine]
-            return all(one is not None and one.status != "validating" for one in seen)
-        return not mine or most - _queued(name, mine) >= most / 10
-
-    def _money(self, waiting: list[Batch]) -> float:
-        if self.budget is None:
-            return math.inf
-        return self.budget - self.spent - self.perhaps - sum(batch.dollars for batch in waiting)
-
-    def _price(self) -> Callable[[Request], float]:
-        """Dollars that a request is expected to cost: answers as long as the teacher's settings say
-        or, if that is more, as those so far."""
-        sql = "SELECT avg(completion_tokens) FROM replies WHERE outcome IN ('finished', 'length')"
-        ((mean,),) = self.ledger.select(sql)
-        length = max(self.teacher.expected_completion_tokens, mean or 0.0)
-        return lambda request: self._dollars(
-            self.teacher.prices.dollars(request.prompt_tokens(), length)
-        )
-
-    def _dollars(self, full: float) -> float:
-        return full * (1 - self.teacher.prices.batch_discount)
-
-    # Looking and collecting
 
     async def _look(self, batch: Batch) -> None:
         assert batch.remote is not None
@@ -292,12 +227,11 @@ class Batching:
                 self.teacher, batch.endpoint, answer, one.request, one.attempt
             )
             results[kind] += 1
-            spent += (cost := self._dollars(full))
+            spent += (cost := full * (1 - self.teacher.prices.batch_discount))
             if again:
                 end = ended(number, kind, reply, cost)
                 statements += over(batch, number, end)
-                self._attempts[one.request.id] = one.attempt + 1
-                self._freed = True
+                self.queue.again(one.request, one.attempt + 1)
                 continue
             found, fault = judged(self.gate, one.request, reply)
             if fault is not None:
@@ -330,11 +264,10 @@ class Batching:
         words = "; ".join(f"{one.code}: {one.message}" for one in errors[:3]) or "no reason given"
         words = redact(words, self.teacher.endpoints[batch.endpoint], 300)
         self.batches.close(batch, "failed", "token_limit_exceeded" if too_much else "batch_failed")
-        self._freed = True
+        self.queue.freed = True
         where = f"batch {batch.number} at {batch.endpoint} failed ({words})"
         if too_much:
-            others = _queued(batch.endpoint, self.batches.open())
-            self._most[batch.endpoint] = most = max(others, batch.prompt_tokens // 2)
+            most = self.queue.lower(batch)
             _tell(f"{where}: at most {most:,} tokens are queued from now on; see batch_tokens")
             return
         self._faults[batch.endpoint] += 1
@@ -352,7 +285,7 @@ class Batching:
                 "project that made it; if it is lost, ask_again=[lost] asks its queries once more"
             )
         self.batches.close(batch, LOST, LOST)
-        self._freed = True
+        self.queue.freed = True
         _tell(f"batch {batch.number} at {batch.endpoint} is lost; its queries are asked again")
 
 
@@ -364,10 +297,6 @@ def check_no_batches(ledger: Ledger) -> None:
             f"{ledger.path} has {len(batches)} open batches of {requests:,} queries: "
             "batch=true collects them"
         )
-
-
-def _queued(endpoint: str, batches: Iterable[Batch]) -> int:
-    return sum(batch.prompt_tokens for batch in batches if batch.endpoint == endpoint)
 
 
 def _check(teacher: Teacher, batches: Iterable[Batch]) -> None:

@@ -38,7 +38,7 @@ class BatchClient:
     """
 
     def __init__(self, name: str, endpoint: Endpoint, teacher: Teacher) -> None:
-        self.name, self.endpoint, self.teacher = name, endpoint, teacher
+        self.name, self.endpoint = name, endpoint
         self._openai = connect(endpoint, teacher.timeout)
 
     async def upload(self, name: str, content: bytes) -> str:
@@ -98,16 +98,6 @@ class BatchClient:
             raise NotNow(f"status {status}", sure=status < 500 and status != 408)
         raise UserError(f"endpoint {self.name} takes no batch ({answer.error}: {answer.reason!r})")
 
-    def write_row(self, number: int, request: Request) -> bytes:
-        """The line of a request in an input file, without its end."""
-        body = {
-            "model": self.endpoint.model,
-            "messages": request.messages(),
-            **self.teacher.body,
-        }
-        row = {"custom_id": str(number), "method": "POST", "url": PATH, "body": body}
-        return json.dumps(row, ensure_ascii=False).encode()
-
     def read_row(self, line: bytes, latency: float) -> tuple[int, Reply | Retry] | None:
         """Number and answer of a line of an output or error file; None: it is empty or cut.
 
@@ -132,6 +122,14 @@ class BatchClient:
             return number, read_refusal(status, inner, self.name, self.endpoint)
         except Refused:
             return number, Retry("refused")
+
+
+def write_row(number: int, request: Request, endpoint: str, teacher: Teacher) -> bytes:
+    """The line of a request in an input file, without its end."""
+    model = teacher.endpoints[endpoint].model
+    body = {"model": model, "messages": request.messages(), **teacher.body}
+    row = {"custom_id": str(number), "method": "POST", "url": PATH, "body": body}
+    return json.dumps(row, ensure_ascii=False).encode()
 
 
 def _id(thing: Any) -> str:

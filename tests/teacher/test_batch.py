@@ -23,7 +23,7 @@ from fault_answers import answer_to, key_of
 from orca.errors import UserError
 from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import write_query_set
-from orca.teacher import Batching, Endpoint, Ledger, Prices, Teacher, batch, unanswered
+from orca.teacher import Batching, Endpoint, Ledger, Prices, Teacher, batch, batch_queue, unanswered
 from orca.teacher.batch import check_no_batches
 from orca.teacher.batch_ledger import BatchLedger
 from orca.teacher.request import Request
@@ -86,7 +86,7 @@ def test_every_query_ends_once_through_faults_of_calls_and_lines(
     batch_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the server was paid for is what the ledger says, to the cent, at half the price."""
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 60)
+    monkeypatch.setattr(batch_queue, "MOST_REQUESTS", 60)
     servers = [batch_server(step=0.04, faults=0.2, line_faults=0.2, seed=7) for _ in range(2)]
     requests = queries(300)
     batching, rows = run(a_teacher(*servers), requests, tmp_path / "l")
@@ -338,10 +338,10 @@ def test_the_budget_is_kept_and_a_larger_one_goes_on(batch_server: Start, tmp_pa
     full, _ = run(teacher, queries(100, "priced"), tmp_path / "all")
     budget = full.spent / 2
     batching, rows = run(teacher, requests, tmp_path / "l", budget=budget)
-    assert batching.out_of_money and batching.stopped
+    assert batching.out_of_money
     assert 0.8 * budget < batching.spent <= budget and len(rows) < 100
     batching, rows = run(teacher, requests, tmp_path / "l", budget=3 * budget)
-    assert not batching.stopped
+    assert not batching.out_of_money
     assert_each_paid_once(rows, requests, server)
 
 
