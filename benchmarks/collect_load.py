@@ -270,7 +270,7 @@ def page(options: argparse.Namespace, run: Run, evidence: Evidence) -> str:
 
 - Command: `python benchmarks/collect_load.py {command}`, {datetime.date.today().isoformat()}
 - Hardware: {cpu_name()}, which servers and collector share; load average at the end \
-{os.getloadavg()[1]:.1f}
+{os.getloadavg()[1]:.1f}, nice {os.nice(0)}
 - Versions: Python {platform.python_version()}, {versions}
 - Servers: three processes on loopback; {options.faults:.0%} of all admitted requests meet a \
 fault, every kind among them; answers of 74 characters after {LATENCY:g} s in the mean \
@@ -289,7 +289,8 @@ def invariants(run: Run, evidence: Evidence) -> str:
     paid, results = evidence.times_paid(), evidence.results()
     again = paid.total() - len(paid)
     rows = "\n".join(f"| {name} | {n:,} |" for name, n in evidence.violations().items())
-    why = "\n".join(f"| {name} | {results[name]:,} |" for name in REPEATED)
+    had = evidence.paid_again()
+    why = "\n".join(f"| {name} | {results[name]:,} | {had[name]:,} |" for name in REPEATED)
     return f"""## Nothing lost, nothing paid twice
 
 SIGKILL: {", ".join(f"{killed[m]} while it {m}" for m in MOMENTS if killed[m]) or "none"}. \
@@ -303,8 +304,8 @@ by {len(evidence.sent):,} attempts.
 The servers billed {paid.total():,} answers to {len(paid):,} queries: **{again:,} paid again**. \
 The ledger's attempts after which a server may have been paid without the collector's knowing:
 
-| result of the attempt | attempts |
-| --- | --- |
+| result of the attempt | attempts | queries paid again that had one |
+| --- | --- | --- |
 {why}
 
 All results: {of_each(evidence.ended.values())}.
@@ -347,14 +348,14 @@ process(es).
 def memory_and_cpu(run: Run, evidence: Evidence) -> str:
     lives = [[p for p in life if p[0] < len(evidence.asked)] for life in run.memory]
     most = max(lives, key=lambda life: life[-1][0] - life[0][0] if life else -1)
-    steady = [p for p in most if p[0] > most[0][0] + (most[-1][0] - most[0][0]) * 0.2]
+    steady = most[len(most) // 2 :]
     tenths = [most[len(most) * n // 10] for n in range(1, 10)] + [most[-1]]
     rows = "\n".join(f"| {n:,} | {mib:.0f} |" for n, mib in dict(tenths).items())
     peak = max(mib for life in run.memory for _, mib in life)
     return f"""## Memory and processor
 
 Resident memory of the process that asked most, once a second; {slope(steady):+.2f} MiB for 10,000 \
-queries after its first fifth. The peak of all, writing traces included, is {peak:.0f} MiB.
+queries in the second half. The peak of all, writing traces included, is {peak:.0f} MiB.
 
 | queries | MiB |
 | --- | --- |

@@ -20,8 +20,9 @@ from fault_answers import EVERY_ATTEMPT, Question, answer_to, draw_fault, key_of
 from orca.teacher import read_requests
 from orca.teacher.request import Request
 
-REPEATED = ("interrupted", "timeout", "connection")
-"""Ends of an attempt after which the server may have been paid without the collector's knowing."""
+REPEATED = ("interrupted", "timeout", "connection", "malformed")
+"""Ends of an attempt after which the server may have been paid without the collector's knowing.
+``malformed`` is one: where the copy of another answer came in its place, its own was lost."""
 OUTCOMES = {None: "finished", "length": "length", "content_filter": "content_filter"}
 OUTCOMES |= {"azure_filter": "content_filter", "too_long": "rejected"}
 """What the lasting fault of a query makes of it; the passing ones must make no difference."""
@@ -104,6 +105,13 @@ class Evidence:
         """How many attempts ended how, as the ledger says."""
         return Counter(self.ended.values())
 
+    def paid_again(self) -> Counter[str]:
+        """How many queries were paid more than once, by the ends that some attempt of them had."""
+        times, kinds = self.times_paid(), Counter[str]()
+        had = {(key, self.ended.get(number, "")) for number, key, _ in self.sent}
+        kinds.update(kind for key, kind in had if times[key] > 1)
+        return kinds
+
     def violations(self) -> dict[str, int]:
         """What must not be, and how often it is."""
         answered = Counter(key for key, *_ in self.replies)
@@ -132,8 +140,7 @@ class Evidence:
             "answers paid after the query's outcome": sum(
                 line["time"] > until.get(line["key"], line["time"]) for line in _all(self.paid)
             ),
-            "answers paid again without an attempt that the ledger calls "
-            + " or ".join(REPEATED): sum(
+            "answers paid again that the ledger does not account for": sum(
                 max(0, times - 1 - repeated[key]) for key, times in self.times_paid().items()
             ),
             "requests that the ledger does not know": (arrived - attempts).total(),
