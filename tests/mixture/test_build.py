@@ -192,6 +192,7 @@ def test_the_card_tells_what_the_scan_and_the_draw_found(submixes: Path, tmp_pat
 
 def test_the_card_counts_the_pool_of_every_task(built: Path, submixes: Path) -> None:
     card = json.loads((built / "query_card.json").read_text("utf-8"))
+    assert list(card["sets"]) == ["flan5m", "flan1m"], "the first is the whole"
     for collection in ("cot", "niv2", "flan2021", "t0"):
         files = sorted((submixes / collection).iterdir())
         rows = [row for file in files for row in pq.read_table(file).to_pylist()]
