@@ -94,7 +94,9 @@ class Batching:
             while not self.stopped:
                 for batch in self.batches.open():
                     await self._advance(batch)
-                while not self.stopped and (new := self.queue.cut(self._taken(), self.spent + self.perhaps)):
+                while not self.stopped and (
+                    new := self.queue.cut(self._taken(), self.spent + self.perhaps)
+                ):
                     await self._advance(new)
                 if self.batches.open():
                     with contextlib.suppress(TimeoutError):
