@@ -2,8 +2,9 @@
 
 Which requests meet a fault is drawn by hash. A fault of ``EVERY_ATTEMPT`` depends on the seed and
 the messages: give the servers of one teacher the same seed. One of ``ONE_ATTEMPT`` depends also on
-how often a server has admitted these messages, so that asking again helps. A query that starts
-with ``fault:NAME`` meets that fault always, with ``fault:NAME:N`` the first N times.
+the server's name and on how often it has admitted these messages, so that asking again helps, and
+asking another server too. A query that starts with ``fault:NAME`` meets that fault always, with
+``fault:NAME:N`` the first N times.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import math
 import re
+import secrets
 import time
 from bisect import bisect
 from collections.abc import Mapping, Sequence
@@ -35,9 +37,9 @@ ONE_ATTEMPT = {  # weights
     "slow": 1,  # a good answer, in pieces over --slow seconds
     "no_usage": 1,  # a good answer
     "duplicate": 1,  # a good answer, sent twice; the connection closes
-    # As `duplicate`, but the connection stays open. Only when a query forces it: a client with
-    # keep-alive may take the second copy for the answer to its next request (httpx 0.28 does).
-    "duplicate_open": 0,
+    # As `duplicate`, but the connection stays open: a client with keep-alive may take the second
+    # copy for the answer to its next request (httpx 0.28 does).
+    "duplicate_open": 1,
 }
 EVERY_ATTEMPT = {
     "length": 2,  # finish reasons of answers that cost
@@ -72,7 +74,9 @@ def weighted(weights: Mapping[str, int], u: float) -> str:
     return list(weights)[bisect(sums, u * sums[-1])]
 
 
-def draw_fault(query: str, key: str, attempt: int, share: float, seed: int) -> str | None:
+def draw_fault(
+    query: str, key: str, attempt: int, share: float, seed: int, server: str = ""
+) -> str | None:
     """The fault of the attempt-th request (from 0) for these messages, or None."""
     if forced := FORCED.match(query):
         name, times = forced.groups()
@@ -86,7 +90,7 @@ def draw_fault(query: str, key: str, attempt: int, share: float, seed: int) -> s
         return weighted(EVERY_ATTEMPT, u / threshold)
     # Of the queries that are left; with the lasting faults that makes `share` of the requests.
     threshold = (share - threshold) / (1 - threshold)
-    u = uniform(seed, key, attempt)
+    u = uniform(f"{seed}{server}", key, attempt)
     return weighted(ONE_ATTEMPT, u / threshold) if u < threshold else None
 
 
@@ -150,7 +154,7 @@ def completion(question: Question, fault: str | None) -> Answer:
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     usage = {"prompt_tokens": question.prompt_tokens, "completion_tokens": tokens}
     answer = {
-        "id": f"chatcmpl-{question.key[:24]}",
+        "id": f"chatcmpl-{secrets.token_hex(12)}",  # another one for each answer, as OpenAI's
         "object": "chat.completion",
         "created": int(time.time()),
         "model": f"{question.model}-0613",  # the version that answered, as OpenAI's

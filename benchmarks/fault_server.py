@@ -121,6 +121,8 @@ class Connection:
             self.writer.write(head)
             for start in range(0, len(body), step := len(body) // PIECES + 1):
                 await asyncio.sleep(slow / PIECES)
+                if self.gone():
+                    return
                 self.writer.write(body[start : start + step])
         elif fault in ("short_body", "reset_during"):
             self.writer.write(head + body[: len(body) // 2])
@@ -191,9 +193,8 @@ class Server:
             if refusal is None:
                 attempt = self.attempts[question.key]
                 self.attempts[question.key] += 1
-                fault = draw_fault(
-                    question.query, question.key, attempt, options.faults, options.seed
-                )
+                drawn = (question.key, attempt, options.faults, options.seed, options.name)
+                fault = draw_fault(question.query, *drawn)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             invalid = failure(400, "invalid_request_error", None, f"not a request: {error}")
             return await connection.send(invalid, self.limits(), None, 0)
@@ -234,6 +235,7 @@ def main() -> None:
     add("--hang", type=float, default=600, help="seconds of the fault `hang`")
     add("--slow", type=float, default=2, help="seconds of the fault `slow`")
     add("--seed", type=int, default=0)
+    add("--name", default="", help="servers of different names draw passing faults apart")
     add("--log", type=Path, help="JSON lines: arrivals and answers")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(parser.parse_args()))

@@ -1,6 +1,7 @@
 """Query set → teacher → explanation traces (section 3.1.3 of arXiv 2306.02707)."""
 
 from orca.teacher.ask import Asking, unanswered
+from orca.teacher.batch import Batching
 from orca.teacher.gates import Empty, Language, Refusal, Repetition, WrongAnswer, run_gates
 from orca.teacher.ledger import Ledger
 from orca.teacher.plan import plan, plan_report
@@ -12,6 +13,7 @@ from orca.teacher.shards import Shards
 
 __all__ = [
     "Asking",
+    "Batching",
     "Empty",
     "Endpoint",
     "Language",

@@ -3,83 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
-from orca.errors import UserError
 from orca.teacher.client import Client, Refused, Retry
-from orca.teacher.ledger import Gate, Ledger
+from orca.teacher.ledger import UNKNOWN, Gate, Ledger
 from orca.teacher.limits import LONGEST_PAUSE, Limits
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
+from orca.teacher.weigh import judged, weigh
+from orca.teacher.work import Task, Work
 
-ALL_REJECTED = 20  # requests in a row, without any answer, that show a fault of the settings
-
-
-@dataclass(order=True)
-class Task:
-    """A query on its way, and which attempt comes next."""
-
-    ready: float
-    number: int
-    request: Request = field(compare=False)
-    attempt: int = field(default=1, compare=False)
-
-
-class Work:
-    """The queries that wait: new ones as they are read, and those to ask again later."""
-
-    def __init__(self, requests: Iterator[Request]) -> None:
-        self._new = requests
-        self._later: list[Task] = []
-        self._number = 0
-        self._open = 0  # handed out and not done
-        self._changed = asyncio.Event()
-        self.stopped = False
-
-    async def take(self) -> Task | None:
-        """The next query to ask; None when there will be no more."""
-        while not self.stopped:
-            now = time.monotonic()
-            if self._later and self._later[0].ready <= now:
-                self._open += 1
-                return heapq.heappop(self._later)
-            request = next(self._new, None)
-            if request is not None:
-                self._open += 1
-                self._number += 1
-                return Task(now, self._number, request)
-            if not self._later and not self._open:
-                return None
-            self._changed.clear()
-            wait = self._later[0].ready - now if self._later else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait)
-            except TimeoutError:
-                continue
-        return None
-
-    def again(self, task: Task, wait: float, attempt: int) -> None:
-        """Hand it out once more after ``wait`` seconds, for this attempt."""
-        self._open -= 1
-        later = Task(time.monotonic() + wait, task.number, task.request, attempt)
-        heapq.heappush(self._later, later)
-        self._changed.set()
-
-    def done(self) -> None:
-        """A query that was handed out has its outcome (or is given up, when stopped)."""
-        self._open -= 1
-        self._changed.set()
-
-    def stop(self) -> None:
-        """Hand out nothing more."""
-        self.stopped = True
-        self._changed.set()
+ALL_REJECTED = 20  # in a row, of an endpoint that never answered: the settings are wrong
+ALL_REFUSED = 5  # in a row, of an endpoint that has answered: it does not any more
+WAIT_FOR_MONEY = 0.5  # seconds
 
 
 class Asking:
@@ -94,8 +33,8 @@ class Asking:
         outcomes: how many queries have come to which outcome, in all programs together.
         results: how the attempts of this program ended, by endpoint.
         done: queries that this program brought to their outcome, by endpoint.
-        spent: dollars so far, of all programs together.
-        dearest: dollars of the dearest answer that came or is expected.
+        spent: dollars of answers so far, of all programs together.
+        perhaps: dollars of requests without an answer, which the server may have charged.
         out_of_money: the budget ended the run.
         failure: what ended the run before its time.
     """
@@ -118,11 +57,26 @@ class Asking:
         self.results: dict[str, Counter[str]] = {name: Counter() for name in self.clients}
         self.done = dict.fromkeys(self.clients, 0)
         self.spent = ledger.total("dollars")
-        self.dearest = 0.0
+        self.perhaps = ledger.perhaps()
         self.failure: BaseException | None = None
         self.out_of_money = False
-        self._rejected = 0  # in a row
+        self._told_to_stop = False
+        self._reserved: dict[int, float] = {}  # dollars of each query that is under way
+        self._longest = teacher.expected_completion_tokens  # answer so far
+        self._answered = {name: ledger.answered(name) for name in self.clients}
+        self._in_a_row: Counter[tuple[str, str]] = Counter()  # of an endpoint, refused or rejected
+        self._servers: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Every query has its outcome."""
+        return self.work.complete
+
+    @property
+    def later(self) -> int:
+        """Queries that wait to be asked again."""
+        return self.work.later
 
     async def run(self) -> None:
         """Ask until every query has its outcome, the budget is spent or :meth:`stop` was called.
@@ -132,36 +86,59 @@ class Asking:
                 written.
         """
         clients = list(self.clients.values())
-        await asyncio.gather(*(self._serve(client) for client in clients))
-        await asyncio.gather(*self._tasks)
+        self._servers = [asyncio.create_task(self._serve(client)) for client in clients]
+        await asyncio.gather(*self._servers, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in clients))
         if self.failure is not None:
             raise self.failure
 
     def stop(self) -> None:
-        """Send nothing more; what is under way is waited for."""
+        """Send nothing more and wait for what is under way; the second time not even that."""
+        if self._told_to_stop:
+            for task in self._tasks:
+                task.cancel()
+        self._told_to_stop = True
+        self._end_serving()
+
+    def _end_serving(self) -> None:
         self.work.stop()
+        for server in self._servers:
+            server.cancel()
 
     def fail(self, error: BaseException | None) -> None:
-        """End as with :meth:`stop`, and let :meth:`run` raise the error."""
+        """Send nothing more, and let :meth:`run` raise the error."""
         self.failure = self.failure or error
-        self.work.stop()
+        self._end_serving()
+
+    def state(self, endpoint: str) -> str:
+        """What the endpoint is doing, in words."""
+        if (client := self.clients.get(endpoint)) is None:
+            return "left out: it refuses"
+        down = ", down" if client.limits.down else ""
+        return f"{client.limits.active} of {int(client.limits.window)} under way{down}"
 
     async def _serve(self, client: Client) -> None:
-        while client.name in self.clients:
-            await client.limits.enter()
-            task = await self.work.take()
-            if task is None:
-                client.limits.leave()
-                return
-            running = asyncio.create_task(self._ask(client, task))
-            self._tasks.add(running)
-            running.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(0)
+        try:
+            while client.name in self.clients:
+                await client.limits.enter()
+                await client.limits.pass_on()
+                task = await self.work.take()
+                if task is None:
+                    client.limits.leave()
+                    return
+                running = asyncio.create_task(self._ask(client, task))
+                self._tasks.add(running)
+                running.add_done_callback(self._tasks.discard)
+                await asyncio.sleep(0)
+        except Exception as error:  # reading the queries
+            self.fail(error)
 
     async def _ask(self, client: Client, task: Task) -> None:
         try:
             await self._ask_once(client, task)
+        except asyncio.CancelledError:
+            self.work.done()
         except BaseException as error:
             self.work.done()
             self.fail(error)
@@ -171,27 +148,75 @@ class Asking:
     async def _ask_once(self, client: Client, task: Task) -> None:
         request = task.request
         estimate = request.prompt_tokens() + (self.teacher.max_tokens or 0)
-        await client.limits.pass_on(estimate)
-        if not self._affordable(request):
-            self.out_of_money = True
-            self.work.stop()
-        if client.name not in self.clients:
-            self.work.again(task, 0.0, task.attempt)
-            return
+        client.limits.spend(estimate)
         if self.work.stopped:
             self.work.done()
             return
-        hashed = request.hash(self.teacher)
-        number = await self.ledger.send(request, hashed, client.name, task.attempt)
+        if client.name not in self.clients:
+            self.work.again(task, 0.0, task.attempt)
+            return
+        dollars = self._most(request)
+        if self.budget is not None and self._used() + dollars > self.budget:
+            self._wait_for_money(task)
+            return
+        self._reserved[task.number] = dollars
+        try:
+            await self._send(client, task, estimate)
+        finally:
+            del self._reserved[task.number]
+
+    async def _send(self, client: Client, task: Task, estimate: int) -> None:
+        request = task.request
+        hashed, expected = request.hash(self.teacher), self._expected(request)
+        number = await self.ledger.send(request, hashed, client.name, task.attempt, expected)
         try:
             answer = await client.ask(request)
         except Refused as refused:
-            await self.ledger.end(number, "refused")
-            self._leave_out(client, refused)
-            self.work.again(task, 0.0, task.attempt)
+            await self._refused(client, number, task, refused)
             return
+        self._in_a_row[client.name, "refused"] = 0
         _adapt(client.limits, answer, estimate)
-        await self._end(client.name, number, task, answer)
+        if isinstance(answer, Reply) and self._is_wrong(client.name, answer):
+            await self._rejected(client, number, task, answer)
+            return
+        await self._end(client, number, task, answer)
+
+    async def _refused(self, client: Client, number: int, task: Task, refused: Refused) -> None:
+        """An endpoint that never answered, or does not any more, is left out; else it is this query
+        that it refuses."""
+        name = client.name
+        self._in_a_row[name, "refused"] += 1
+        if self._answered[name] and self._in_a_row[name, "refused"] < ALL_REFUSED:
+            await self._end(client, number, task, Retry(str(refused.status)))
+            return
+        await self.ledger.end(number, "refused")
+        self.results[name]["refused"] += 1
+        self._leave_out(client, refused)
+        self.work.again(task, 0.0, task.attempt)
+
+    def _is_wrong(self, endpoint: str, reply: Reply) -> bool:
+        """Whether a rejection may be the fault of the settings, not of the query."""
+        if reply.outcome != "rejected":
+            self._answered[endpoint] = True
+        return not self._answered[endpoint]
+
+    async def _rejected(self, client: Client, number: int, task: Task, reply: Reply) -> None:
+        """A query's rejection counts when its endpoint has answered another one."""
+        name = client.name
+        self._in_a_row[name, "rejected"] += 1
+        self.results[name]["rejected"] += 1
+        await self.ledger.end(number, "rejected", reply)
+        if self._in_a_row[name, "rejected"] == ALL_REJECTED:
+            message = (
+                f"endpoint {name} rejects every request ({reply.error}: {reply.reason!r}): see its "
+                "model and teacher.settings"
+            )
+            self._leave_out(client, Refused(message, 400))
+        if task.attempt < self.teacher.attempts:
+            self.work.again(task, _pause(task.attempt, None), task.attempt + 1)
+            return
+        await self.ledger.reply(number, task.request, reply, task.attempt)
+        self._count(client.name, reply)
 
     def _leave_out(self, client: Client, refused: Refused) -> None:
         if self.clients.pop(client.name, None) is None:
@@ -201,50 +226,56 @@ class Asking:
         rest = ", ".join(self.clients)
         print(f"{refused}; going on without it: {rest}", file=sys.stderr, flush=True)
 
-    async def _end(self, endpoint: str, number: int, task: Task, answer: Reply | Retry) -> None:
+    async def _end(self, client: Client, number: int, task: Task, answer: Reply | Retry) -> None:
         """Record how the attempt ended; then ask again, or record what the query came to."""
-        if isinstance(answer, Retry):
-            kind, cost, again, pause = answer.kind, 0.0, True, _pause(task.attempt, answer.after)
-            reply = Reply("failed", endpoint, error=kind)
-        else:
-            kind, reply, pause = answer.outcome, answer, 0.0
-            cost = self.teacher.prices.dollars(reply.prompt_tokens, reply.completion_tokens)
-            again = self.teacher.policy(reply.outcome) == "again"
-        self.results[endpoint][kind] += 1
+        name, request = client.name, task.request
+        kind, reply, cost, again = weigh(self.teacher, name, answer, request, task.attempt)
+        self.results[name][kind] += 1
         self.spent += cost
-        self.dearest = max(self.dearest, cost)
-        if again and task.attempt < self.teacher.attempts:
+        self.perhaps += self._expected(request) if kind in UNKNOWN else 0.0
+        self._longest = max(self._longest, reply.completion_tokens)
+        if again:
+            pause = _pause(task.attempt, answer.after) if isinstance(answer, Retry) else 0.0
+            # 429 from a server that answers nobody says nothing of the query.
+            free = kind == "429" and client.limits.down
             await self.ledger.end(number, kind, reply, cost)
-            self.work.again(task, pause, task.attempt + 1)
+            self.work.again(task, pause, task.attempt + (not free))
             return
-        found = self.gate(task.request, reply.text) if reply.outcome == "finished" else None
-        await self.ledger.finish(number, task.request, reply, cost, task.attempt, found)
+        found, fault = judged(self.gate, request, reply)
+        await self.ledger.finish(number, request, reply, cost, task.attempt, found)
+        self._count(name, reply)
+        if fault is not None:
+            raise fault
+
+    def _count(self, endpoint: str, reply: Reply) -> None:
         self.outcomes[reply.outcome] += 1
         self.done[endpoint] += 1
         self.work.done()
-        self._check_rejected(reply)
 
-    def _check_rejected(self, reply: Reply) -> None:
-        if reply.outcome in ("finished", "length"):
-            self._rejected = 0
-        self._rejected += reply.outcome == "rejected"
-        if self._rejected == ALL_REJECTED:
-            raise UserError(
-                f"endpoint {reply.endpoint} rejects every request ({reply.error}: "
-                f"{reply.reason!r}): see teacher.settings; ask_again=[rejected] asks them once more"
-            )
+    # Money
 
-    def _affordable(self, request: Request) -> bool:
-        """Whether this request and all that are under way fit into the budget, each as dear as the
-        dearest answer so far or as this one is expected to be."""
-        if self.budget is None:
-            return True
-        expected = self.teacher.prices.dollars(
-            request.prompt_tokens(), self.teacher.expected_completion_tokens
-        )
-        self.dearest = max(self.dearest, expected)
-        under_way = sum(client.limits.active for client in self.clients.values())
-        return self.spent + under_way * self.dearest <= self.budget
+    def _used(self) -> float:
+        """Dollars that are gone, or may be when all that is under way has come."""
+        return self.spent + self.perhaps + sum(self._reserved.values())
+
+    def _expected(self, request: Request) -> float:
+        length = self.teacher.expected_completion_tokens
+        return self.teacher.prices.dollars(request.prompt_tokens(), length)
+
+    def _most(self, request: Request) -> float:
+        """Dollars of the longest answer that may come, or where that is not known, of the longest
+        that came so far."""
+        length = self.teacher.max_tokens or self._longest
+        return self.teacher.prices.dollars(request.prompt_tokens(), length)
+
+    def _wait_for_money(self, task: Task) -> None:
+        """What is under way may turn out cheaper; without it the budget is spent."""
+        if self._reserved:
+            self.work.again(task, WAIT_FOR_MONEY, task.attempt)
+            return
+        self.out_of_money = True
+        self.work.done()
+        self._end_serving()
 
 
 def _adapt(limits: Limits, answer: Reply | Retry, estimate: int) -> None:

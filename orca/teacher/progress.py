@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from orca.teacher.ask import Asking
+from orca.teacher.batch import Batching
 from orca.teacher.request import Outcome
 
 TELL_EVERY = 10.0  # seconds
@@ -20,13 +21,13 @@ Log = Callable[[Mapping[str, float], int], None]
 
 
 class Progress:
-    """Rates and time left of an :class:`Asking`, by endpoint.
+    """Rates and time left of an :class:`Asking` or :class:`Batching`, by endpoint.
 
     Args:
         total: queries there are, those of earlier programs included.
     """
 
-    def __init__(self, asking: Asking, total: int) -> None:
+    def __init__(self, asking: Asking | Batching, total: int) -> None:
         self.asking = asking
         self.total = total
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_OVER + 1)
@@ -78,19 +79,14 @@ class Progress:
             f"{asking.outcomes['finished'] / max(done, 1):.1%} finished; {rate:.1f}/s, "
             f"{_duration(left / rate) if rate else 'unknown time'} left; "
             f"${asking.spent:,.2f}{budget}"
+            + (f" and perhaps ${asking.perhaps:,.2f} without an answer" if asking.perhaps else "")
+            + (f"; {asking.later:,} wait to be asked again" if asking.later else "")
         ]
         for name, counts in asking.results.items():
-            client = asking.clients.get(name)
-            state = (
-                "left out: it refuses"
-                if client is None
-                else f"{client.limits.active} of {int(client.limits.window)} under way"
-                + (", down" if client.limits.down else "")
-            )
             share = f", {left * rates[name] / rate:,.0f} of what is left" if rate else ""
             failed = [f"{kind} {n:,}" for kind, n in sorted(counts.items()) if kind not in OUTCOMES]
             lines.append(
-                f"  {name}: {rates[name]:.1f}/s{share}; {state}; "
+                f"  {name}: {rates[name]:.1f}/s{share}; {asking.state(name)}; "
                 f"failed attempts: {', '.join(failed) or 'none'}"
             )
         return lines
@@ -108,16 +104,24 @@ class Progress:
                 for endpoint, counts in asking.results.items()
                 for kind, n in counts.items()
             },
-            **{f"window/{n}": client.limits.window for n, client in asking.clients.items()},
+            **(
+                {f"window/{n}": client.limits.window for n, client in asking.clients.items()}
+                if isinstance(asking, Asking)
+                else {}
+            ),
         }
 
 
 async def show_progress(progress: Progress, log: Log | None, each: Callable[[], Any]) -> None:
-    """Print the progress every ten seconds, log it, and do ``each``, until cancelled."""
+    """Print the progress every ten seconds if it changed (that of batches seldom does), log it, and
+    do ``each``, until cancelled."""
+    told: list[str] = []
     while True:
         await asyncio.sleep(TELL_EVERY)
         progress.look()
-        print("\n".join(progress.lines()), file=sys.stderr, flush=True)
+        if (lines := progress.lines()) != told:
+            print("\n".join(lines), file=sys.stderr, flush=True)
+        told = lines
         if log is not None:
             log(progress.metrics(), progress.asking.outcomes.total())
         each()

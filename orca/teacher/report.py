@@ -39,6 +39,7 @@ def collection_report(ledger: Ledger, teacher: str) -> dict[str, Any]:
         ),
         "interrupted": results.get(INTERRUPTED, 0),
         "dollars": ledger.total("dollars"),
+        "perhaps_dollars": ledger.perhaps(),
         "prompt_tokens": ledger.total("prompt_tokens"),
         "completion_tokens": ledger.total("completion_tokens"),
         "lengths": length_rows(ledger),
@@ -67,6 +68,10 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         lines.append(f"without an answer because of: {_list(report['causes'])}")
     if report["failed_attempts"]:
         lines.append(f"failed attempts: {_list(report['failed_attempts'])}")
+    if report["perhaps_dollars"]:
+        lines.append(
+            f"up to ${report['perhaps_dollars']:,.2f} more for requests whose answers never came"
+        )
     if report["interrupted"]:
         lines.append(f"{report['interrupted']:,} requests were in flight when a program died")
     return "\n".join(lines)
@@ -92,7 +97,8 @@ def _markdown(report: Mapping[str, Any]) -> str:
     parts += [
         f"Traces: {report['traces']:,}. Spent: ${report['dollars']:,.2f} for "
         f"{report['prompt_tokens']:,} tokens of prompts and {report['completion_tokens']:,} of "
-        f"answers. Requests in flight when a program died: {report['interrupted']:,}.",
+        f"answers; up to ${report['perhaps_dollars']:,.2f} more for requests whose answers never "
+        f"came. Requests in flight when a program died: {report['interrupted']:,}.",
         "",
         "## Lengths of finished responses by system message",
         "",

@@ -12,9 +12,10 @@ from orca.teacher.settings import Teacher
 
 OVERHEAD = 8  # tokens of roles and separators
 
-Outcome = Literal["finished", "length", "content_filter", "rejected", "failed"]
-"""How a query ends, exactly once: an answer; one that was cut; one that a filter stopped; a request
-that the server will never answer (too long, invalid); every attempt failed."""
+Outcome = Literal["finished", "length", "content_filter", "other", "rejected", "failed"]
+"""How a query ends, exactly once: an answer; one that was cut; one that a filter stopped; one with
+another finish reason; a request that the server will never answer (too long, invalid); every
+attempt failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,8 @@ OWN_FIELDS = ("model", "messages", "stream", "n")
 """Fields of a request's body that are not settings."""
 
 MOST_CONNECTIONS = 1_000
+SECRET = re.compile("key|authorization|secret|password|header", re.IGNORECASE)
+VARIABLE = re.compile("[A-Z_][A-Z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name in ("prompt", "completion"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"teacher.prices.{name}={getattr(self, name)}: dollars, 0 or more")
-        if not 0 <= self.batch_discount <= 1:
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < float("inf"):
+                raise UserError(f"teacher.prices.{name}={value!r}: dollars, 0 or more")
+        if not _is_number(self.batch_discount) or not 0 <= self.batch_discount <= 1:
             raise UserError(f"teacher.prices.batch_discount={self.batch_discount}: from 0 to 1")
 
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
@@ -74,6 +78,11 @@ class Endpoint:
                 f"the environment variable {self.key_variable} is needed: "
                 f"the key of {self.base_url}"
             )
+        if not re.fullmatch(r"[!-~]+", key):
+            raise UserError(
+                f"the key in {self.key_variable} has white space, a line end or characters that no "
+                "key has"
+            )
         return key
 
 
@@ -105,9 +114,13 @@ class Teacher:
     expected_completion_tokens: float = 279.0
 
     def __post_init__(self) -> None:
-        for option in OWN_FIELDS:
-            if option in self.settings:
+        if not isinstance(self.settings, Mapping):
+            raise UserError(f"teacher.settings={self.settings!r}: a mapping, {{}} for none")
+        for option in self.settings:
+            if option in OWN_FIELDS or SECRET.search(option):
                 raise UserError(f"teacher.settings.{option}: not a setting; leave it out")
+        if self.max_tokens is not None:
+            _whole("teacher.settings.max_completion_tokens (or max_tokens)", self.max_tokens)
         if not self.endpoints:
             raise UserError("teacher.endpoints is empty: nobody would be asked")
         for name, endpoint in self.endpoints.items():
@@ -123,6 +136,11 @@ class Teacher:
                 raise UserError(
                     f"{where}.base_url has more than an address: a key belongs into the "
                     "environment, under the name in key_variable"
+                )
+            if endpoint.key_variable is not None and not VARIABLE.fullmatch(endpoint.key_variable):
+                raise UserError(
+                    f"{where}.key_variable is not the name of an environment variable (upper-case "
+                    "letters, digits, _); a key itself does not belong here"
                 )
             _choice(f"{where}.kind", endpoint.kind, ("openai", "azure"))
             _whole(f"{where}.concurrency", endpoint.concurrency)
@@ -141,8 +159,8 @@ class Teacher:
         _choice("teacher.on_length", self.on_length, ("set_aside", "keep", "again"))
         _choice("teacher.on_content_filter", self.on_content_filter, ("set_aside", "again"))
         _whole("teacher.attempts", self.attempts)
-        if not self.timeout > 0:
-            raise UserError(f"teacher.timeout={self.timeout}: seconds, more than 0")
+        _positive("teacher.timeout", self.timeout)
+        _positive("teacher.expected_completion_tokens", self.expected_completion_tokens)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -164,6 +182,15 @@ class Teacher:
 def _choice(option: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{option}={value!r}: one of {', '.join(choices)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _positive(option: str, value: Any) -> None:
+    if not _is_number(value) or not 0 < value < float("inf"):
+        raise UserError(f"{option}={value!r}: a number above 0")
 
 
 def _whole(option: str, value: object) -> None:

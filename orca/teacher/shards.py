@@ -64,8 +64,17 @@ class Shards:
             [sorted(keep), student_system_message, ledger.facts().get("gates")]
         )
         self._accepted = f"outcome IN ({outcomes}) AND gate = ''"
-        aside = ", ".join(f"'{one}'" for one in ("length", "content_filter") if one not in keep)
+        aside = ", ".join(
+            f"'{one}'" for one in ("length", "content_filter", "other") if one not in keep
+        )
         self._rejected = f"gate <> '' OR outcome IN ({aside})"
+        self._written_at = 0  # replies that there were
+
+    def write_whole(self, replies: int) -> None:
+        """Write the files that are full by now, when so many replies more make another likely."""
+        if replies - self._written_at >= ROWS_PER_FILE:
+            self._written_at = replies
+            self.write(whole=True)
 
     def write(self, whole: bool = False) -> tuple[int, int]:
         """Write ``traces/part-00000.parquet``, … and ``rejected/…``: responses that a gate
@@ -94,9 +103,10 @@ class Shards:
             table = pa.Table.from_pylist([self._trace(row) for row in part], schema)
             self._save(table, part[-1]["number"], _path(directory, number))
             number, total = number + 1, total + len(part)
-        while not whole and (left := _path(directory, number)).exists():
-            left.unlink()  # of another selection, which had more
-            number += 1
+        if not whole:
+            stale = [path for path in _files(directory) if path >= _path(directory, number)]
+            for path in reversed(stale):  # of another selection, which had more
+                path.unlink()
         return total
 
     def _trace(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -119,9 +129,10 @@ class Shards:
 
     def _last_reply(self, path: Path) -> int | None:
         """Number of the last reply of a whole file of this selection; None: there is none."""
-        if not path.exists():
-            return None
-        file = pq.read_metadata(path)
+        try:
+            file = pq.read_metadata(path)
+        except (OSError, pa.ArrowInvalid):
+            return None  # damaged; it follows from the ledger
         facts = file.metadata or {}
         same = facts.get(SELECTION) == self._selection.encode()
         return int(facts[LAST]) if same and file.num_rows == ROWS_PER_FILE else None
@@ -131,6 +142,10 @@ class Shards:
         facts = {LAST: str(last), SELECTION: self._selection}
         pq.write_table(table.replace_schema_metadata(facts), partial, compression="zstd")
         os.replace(partial, path)
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("part-*.parquet"))
 
 
 def _path(directory: Path, number: int) -> Path:

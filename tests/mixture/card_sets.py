@@ -118,7 +118,7 @@ def write_all(directory: Path, rows: list[Row]) -> dict[str, Path]:
     findings = [
         {"id": f"removed-{i // 2}", "check": check, "detail": "", "removed": check == "benchmark"}
         | {"query": NASTY + "q" * 2000, "collection": "t0", "task": "task_0"}
-        for i, check in enumerate(["benchmark", "benchmark", "benchmark", "language"])
+        for i, check in enumerate(["benchmark", "benchmark", "benchmark", "language", "language"])
     ]
     pq.write_table(pa.Table.from_pylist(findings, FINDINGS), directory / "findings.parquet")
     return {

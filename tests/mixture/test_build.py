@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -110,6 +111,21 @@ def test_the_same_input_gives_the_same_bytes_wherever_it_lies(
     assert ids != {query["id"] for query in rows_of(tmp_path / "other" / "flan5m")}
 
 
+def test_another_seed_puts_the_same_queries_in_another_order(
+    submixes: Path, tmp_path: Path
+) -> None:
+    """Where everything is taken, the order and the system messages are all that a seed decides."""
+    collections = {"cot": Collection(QueryTable("cot/*"), TakeAll())}
+    orders = []
+    for seed in (3, 4):
+        out = tmp_path / str(seed)
+        card = build_query_sets(a_mixture(submixes, collections=collections, seed=seed), out, {})
+        assert card["seed"] == read_manifest(out / "flan5m")["seed"] == seed
+        orders.append([query["id"] for query in rows_of(out / "flan5m")])
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+
+
 def test_one_collection_s_queries_do_not_depend_on_the_others(
     built: Path, submixes: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +173,8 @@ def test_the_card_tells_what_the_scan_and_the_draw_found(submixes: Path, tmp_pat
     mixture = a_mixture(
         root, collections={"t0": one}, on_bad_row="skip", sets={"flan5m": None, "flan1m": 900}
     )
+    with pytest.raises(UserError, match=r"t0/0\.parquet, row 8: no gold target"):
+        build_query_sets(a_mixture(root, collections={"t0": one}), tmp_path / "out", {})
     card = build_query_sets(mixture, tmp_path / "out", {})
     usable = [row for n, row in enumerate(table) if n != 7 and row["task_name"] == "duorc_0"]
     counts = Counter(row["template_type"][:2] for row in usable)
@@ -170,6 +188,25 @@ def test_the_card_tells_what_the_scan_and_the_draw_found(submixes: Path, tmp_pat
     assert card["excluded"] == {"t0": ["bigbench_x", "duorc_1"]}
     assert card["asked"]["sets"]["flan1m"]["asked"] == 900
     assert {query["task"] for query in rows_of(tmp_path / "out" / "flan5m")} == {"duorc_0"}
+
+
+def test_the_card_counts_the_pool_of_every_task(built: Path, submixes: Path) -> None:
+    card = json.loads((built / "query_card.json").read_text("utf-8"))
+    assert list(card["sets"]) == ["flan5m", "flan1m"], "the first is the whole"
+    for collection in ("cot", "niv2", "flan2021", "t0"):
+        files = sorted((submixes / collection).iterdir())
+        rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+        counts = Counter((row["task_name"], row["template_type"][:2]) for row in rows)
+        drawn = Counter(
+            q["task"] for q in rows_of(built / "flan5m") if q["collection"] == collection
+        )
+        tasks = [task for task in card["tasks"] if task["collection"] == collection]
+        assert {task["task"] for task in tasks} == {name for name, kind in counts if kind == "zs"}
+        for task in tasks:
+            name = task["task"]
+            assert task["candidates"] == counts[name, "zs"]
+            assert task["few_shot"] == counts[name, "fs"]
+            assert task["sampled"] == drawn[name]
 
 
 def test_a_collection_without_queries_says_why(submixes: Path, tmp_path: Path) -> None:

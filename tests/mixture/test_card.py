@@ -52,8 +52,10 @@ def test_every_task_has_its_pool_its_sample_and_what_was_removed(
     for key, n in counts.items():
         assert tasks[key]["queries"]["flan5m"] == n
         assert (tasks[key]["candidates"], tasks[key]["sampled"]) == (10 * n, n + 2)
+        assert tasks[key]["few_shot"] == 3
     assert tasks["niv2", "never_drawn"]["queries"] == {"flan5m": 0, "flan1m": 0}
-    # Two checks found one of the queries, and one of the two ids was found twice by one check.
+    assert tasks["niv2", "never_drawn"]["few_shot"] is None, "nobody told"
+    # Two checks found one of the queries, one was found twice by one check, and one was kept.
     assert tasks["t0", "task_0"]["removed"] == 2 == card["hygiene"]["queries_removed"]
     assert tasks["t0", "task_1"]["removed"] == 0
 
@@ -64,16 +66,26 @@ def test_examples_are_deterministic_short_and_show_several_system_messages(
     shuffled = random.Random(1).sample(rows, len(rows))
     again = query_card(write_all(tmp_path, shuffled), some_facts(rows))
     assert again["examples"] == card["examples"]
-    texts = {row["id"]: row["query"] for row in rows}
+    texts = {row["id"]: (row["query"], row["targets"]) for row in rows}
     cut = 0
     for collection, examples in card["examples"].items():
         messages = [example["message"] for example in examples]
         assert len(set(messages)) == len(messages) == min(4, len(MESSAGES[collection]))
         for example in examples:
-            whole = texts[example["id"]]
+            whole, targets = texts[example["id"]]
             cut += len(whole) > LONGEST
+            assert (example["targets"], example["num_targets"]) == (targets[:3], len(targets))
             assert example["query"] == whole[:LONGEST] + "…" * (len(whole) > LONGEST)
     assert cut
+
+
+def test_the_card_has_what_the_builder_tells(card: dict[str, Any], rows: list[Row]) -> None:
+    facts = some_facts(rows)
+    for name in ("name", "seed", "bad_rows", "excluded", "configuration", "versions", "seconds"):
+        assert card[name] == facts[name] != {}
+    for name, check in facts["hygiene"].items():
+        shown = card["hygiene"]["checks"][name]
+        assert (shown["found"], shown["removed"]) == (check["found"], check["removed"])
 
 
 def test_the_card_says_whether_the_sample_lies_in_the_whole_set(

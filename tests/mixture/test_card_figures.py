@@ -98,3 +98,24 @@ def test_tasks_are_counted_alike_everywhere(card: dict[str, Any], rows: list[Row
     assert f"| tasks with queries | {whole} |" in card_markdown(card)
     page = Page(card_html(card)).text
     assert page.count(of_pool) == 2 and page.count(whole) == 2
+
+
+def test_what_was_left_out_is_told_on_both(card: dict[str, Any]) -> None:
+    """What the checks found and removed, the rows that are no query, and the excluded tasks."""
+    html, text = card_html(card), card_markdown(card)
+    page, tables = Page(html).text, markdown_tables(text)
+    checks = [["benchmark", "2", "1"], ["language", "0", "0"]]
+    assert [row[:3] for row in tables["Hygiene"]] == checks
+    for check, found, removed in checks:
+        assert f'<td class="text">{check}</td><td>{found}</td><td>{removed}</td>' in html
+    assert "| queries that hygiene found | 3 |" in text
+    assert "| queries removed by hygiene | 2 |" in text
+    assert tables["Rows that are no query"] == [["T0", "empty_query", "3"]]
+    assert '<td class="text">empty_query</td><td>3</td>' in html
+    assert "<b>3</b><span>rows that are no query</span>" in html
+    assert "- NiV2: 2 tasks (task664_mmlu, task685_mmlu)" in text
+    assert "NiV2: 2 tasks left out" in page and "task664_mmlu\ntask685_mmlu" in page
+    (task,) = (t for t in card["tasks"] if (t["collection"], t["task"]) == ("t0", "task_0"))
+    (row,) = re.findall(r'<tr data-collection="t0".*?>task_0<.*?</tr>', html)
+    counts = [*task["queries"].values(), task["candidates"], 3, task["sampled"], 2]
+    assert re.findall(r"<td>([^<]*)</td>", row) == [f"{n:,}" for n in counts]

@@ -4,6 +4,7 @@ Jinja, what is refused."""
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -167,6 +168,14 @@ def test_data_is_never_read_as_a_template(tmp_path: Path, text: str) -> None:
     query, target = template.render({"text": text, "parts": [text]}, seed="")
     assert query == f"<{text}> <{text}> or none?"
     assert target == f"={text.strip()}"
+
+
+def test_rows_are_rendered_again_with_changed_templates(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        raw = write_set(tmp_path, [{"a": "x"}], f"{text} {{{{ a }}}} ||| y")
+        os.utime(tmp_path / "rows.jsonl", (1, 1))  # of the two files the templates alone change
+        (row,) = candidates(Promptsource({"d": raw}), tmp_path)
+        assert row["query"] == f"{text} x"
 
 
 def test_an_empty_side_and_a_hidden_label_are_counted_and_no_candidate(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from submixes import a_mixture, four_submixes, rows_of
 
+from orca.errors import UserError
 from orca.mixture.build import build_query_sets
 from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import read_manifest, read_queries, write_query_set
@@ -51,6 +53,13 @@ def test_sets_of_any_size_are_written_whole(tmp_path: Path) -> None:
         ]
         assert found == [str(n) for n in numbers]
         assert len(pq.ParquetDataset(tmp_path / str(rows)).read()) == rows
+        ends = [*range(50_000, rows, 50_000), rows]
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        assert [file["rows"] for file in manifest["files"]] == sizes
+        for file, size in zip(manifest["files"], sizes, strict=True):
+            parquet = pq.read_metadata(tmp_path / str(rows) / file["name"])
+            groups = [parquet.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+            assert groups == [10_000] * (size // 10_000) + [size % 10_000] * (size % 10_000 > 0)
 
 
 def test_manifest_hashes_are_those_of_the_files(built: Path) -> None:
@@ -75,6 +84,26 @@ def test_parquet_readers_take_a_set_by_its_directory(built: Path) -> None:
     assert pyarrow.dataset.dataset(built / "flan1m").count_rows() == expected
     loaded = datasets.load_dataset(str(built / "flan1m"), split="train")
     assert len(loaded) == expected and loaded.column_names == QUERY_SCHEMA.names
+
+
+def test_a_file_that_is_not_that_of_the_manifest_is_an_error(built: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "set"
+    shutil.copytree(built / "flan1m", copy)
+    table = pq.read_table(copy / "part-00000.parquet")
+    pq.write_table(table.slice(1), copy / "part-00000.parquet")
+    with pytest.raises(UserError, match=r"part-00000\.parquet has not the 120 rows"):
+        rows_of(copy)
+    (copy / "part-00000.parquet").unlink()
+    with pytest.raises(UserError, match=r"part-00000\.parquet: cannot be read"):
+        rows_of(copy)
+
+
+def test_the_first_gold_target_is_trained_on(tmp_path: Path) -> None:
+    row = {"id": "a", "collection": "t0", "system_message": "", "query": "q"}
+    batch = pa.RecordBatch.from_pylist([{**row, "targets": ["one", "two"]}], QUERY_SCHEMA)
+    write_query_set(tmp_path / "set", [batch], {})
+    (trace,) = TraceSource("set/*.parquet", "flan_targets", str(tmp_path))
+    assert (trace.response, trace.gold_answer) == ("one", "one")
 
 
 def test_gold_targets_are_traces(built: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -114,8 +114,23 @@ def test_the_draw_does_not_depend_on_batches_threads_or_other_collections(
     assert not np.array_equal(one, draw(large, Stratified(20), 17, "cot")[0])
     quotas = [draw(large, AlgorithmOne(60), seed, "cot")[1].tolist() for seed in range(5)]
     assert len(set(map(tuple, quotas))) > 1, "quotas depend on the seed"
+    others = [draw(large, AlgorithmOne(60), seed, "t0")[1].tolist() for seed in range(5)]
+    assert quotas != others, "and on the collection"
     orders = [shuffled({"cot": np.arange(50)}, seed)["cot"].tolist() for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2], "the order depends on the seed"
+
+
+def test_tasks_of_one_size_give_rows_at_different_places(tmp_path: Path) -> None:
+    names = [f"task{n % 2}" for n in range(200)]
+    rows = [{"inputs": "q", "targets": "t", "task_name": name} for name in names]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with engine(tmp_path) as connection:
+        opened = QueryTable("*.parquet", template_type=None).open(str(tmp_path))
+        found = scan(opened, training_tasks("cot"), "fail", connection)
+    taken, quotas = draw(found, Stratified(10), 17, "niv2")
+    assert quotas.tolist() == [10, 10]
+    assert (taken[:10] % 2 == 0).all() and (taken[10:] % 2 == 1).all()
+    assert not np.array_equal(taken[:10] // 2, taken[10:] // 2)
 
 
 def test_files_are_taken_in_the_order_of_their_names(submix: Path) -> None:
@@ -168,26 +183,11 @@ def test_t0_samples_training_tasks_and_no_big_bench(tmp_path: Path) -> None:
     assert scanned(tmp_path, "t0", "skip").bad == {"unknown_task": 2}
 
 
-def test_niv2_leaves_out_the_tasks_made_of_mmlu() -> None:
-    rule = training_tasks("niv2")
-    numbers = [n for n in range(1, 1762) if rule(f"task{n:03d}_mmlu_x") == "excluded"]
-    assert numbers == [*range(664, 668), *range(685, 738)]
-
-
-def test_flan_s_193_t0_tasks_are_training_tasks(shared_data: Path) -> None:
-    with (shared_data / "flan_cot" / "flan_collection_info.csv").open() as file:
-        tasks = [row["Dataset"] for row in csv.DictReader(file) if row["Source"] == "T0"]
-    cut = {"social_i": "social_i_qa", "kilt_tasks": "kilt_tasks_hotpotqa"}  # by the list itself
-    rule = training_tasks("t0")
-    assert len(tasks) == 193
-    assert not [task for task in tasks if rule(cut.get(task, task))]
-
-
 def test_a_pool_s_problems_are_bad_rows_and_rows_left_out_by_templates_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCA_CACHE", str(tmp_path / "cache"))
-    fine = Candidate("a", "q", ("", "t"), 1)
+    fine = Candidate("a", "q", ("", "t", "u"), 1)
     left_out = bad_row("a", 2, NOT_SUITED, "a template leaves it out")
     broken = bad_row("a", 3, "wrong_columns", "2 columns")
     for candidates, bad in (([fine, left_out], {NOT_SUITED: 1}), ([fine, broken], None)):
@@ -201,7 +201,42 @@ def test_a_pool_s_problems_are_bad_rows_and_rows_left_out_by_templates_are_not(
         assert found.bad == bad
         assert found.counts.tolist() == [1], "a blank first target does not make a bad row"
     (batch,) = stage({"cot": found}, {"cot": np.array([0])}, 1, tmp_path, 1.0)
-    assert batch["targets"].to_pylist() == [["t"]], "blank targets are left out"
+    assert batch["targets"].to_pylist() == [["t", "u"]], "blank targets are left out"
+
+
+def test_an_id_is_of_collection_file_row_task_and_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_CACHE", str(tmp_path / "cache"))
+    of = [(1, "a", "x"), (1, "a", "y"), (1, "b", "x"), (2, "a", "x")]
+    made = [Candidate(task, "q", ("t",), row, template) for row, task, template in of]
+    files = [rendered(name, [], "", lambda: made) for name in ("1.tsv", "2.tsv")]
+    with engine(tmp_path) as connection:
+        found = scan(files, training_tasks("cot"), "fail", connection)
+    (batch,) = stage({"cot": found}, {"cot": np.arange(8)}, 1, tmp_path, 1.0)
+    texts = [
+        f"{file}\x1f{row}\x1f{task}\x1f{template}"
+        for file in ("1.tsv", "2.tsv")
+        for row, task, template in of
+    ]
+    expected = {f"cot.{hashlib.md5(text.encode()).hexdigest()[:16]}" for text in texts}
+    assert set(batch["id"].to_pylist()) == expected and len(expected) == 8
+
+
+def test_skipped_and_excluded_rows_are_all_counted_and_some_are_listed(tmp_path: Path) -> None:
+    def of(task: str | None) -> dict[str, Any]:
+        return {"inputs": "q", "targets": "t", "task_name": task, "template_type": "zs_opt"}
+
+    for file, bad in ((1, 15), (2, 10)):
+        rows = [of("duorc_x"), *[of(None)] * bad, of("anli_r1")]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{file}.parquet")
+    found = scanned(tmp_path, "t0", "skip")
+    assert found.bad == {"missing_task": 25}
+    places = [("1", row) for row in range(2, 17)] + [("2", row) for row in range(2, 7)]
+    assert [text.split(": ")[1] for text in found.bad_examples] == [
+        f"{file}.parquet, row {row}" for file, row in places
+    ]
+    assert found.excluded == {"anli_r1": 2} and found.counts.tolist() == [2]
 
 
 def test_paths_are_no_patterns_and_directories_no_columns(tmp_path: Path) -> None:

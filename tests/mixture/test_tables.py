@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_changed_files_and_options_are_converted_again(tmp_path: Path) -> None:
     assert first(QueryTable("a.jsonl"))[0] == ROWS[1]["inputs"]
 
 
+def test_only_the_same_version_of_the_same_file_is_taken_from_the_cache(tmp_path: Path) -> None:
+    """Another time, another size or another place alone makes another file of the same name."""
+
+    def query(root: str, text: str, seconds: int) -> str:
+        path = tmp_path / root / "a.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        write(path, [{**ROWS[0], "inputs": text}])
+        os.utime(path, (seconds, seconds))
+        return pool(QueryTable("a.jsonl").open(str(path.parent))[0], tmp_path)[0]["query"]
+
+    files = [("x", "one", 1), ("x", "two", 2), ("x", "three", 2), ("y", "other", 2)]
+    assert [query(*file) for file in files] == ["one", "two", "three", "other"]
+    assert query("x", "TRI", 1) == "one", "size and time are all that is looked at"
+
+
 def test_links_to_one_file_belong_to_the_tasks_of_their_directories(tmp_path: Path) -> None:
     write(tmp_path / "blob.jsonl", [{"inputs": "q", "targets": "t"}])
     for name in ("duorc_a", "duorc_b"):
@@ -147,6 +163,10 @@ def test_links_to_one_file_belong_to_the_tasks_of_their_directories(tmp_path: Pa
         (tmp_path / name / "x.jsonl").symlink_to(tmp_path / "blob.jsonl")
     files = QueryTable("*/x.jsonl", task=None, template_type=None).open(str(tmp_path))
     assert [pool(file, tmp_path)[0]["task"] for file in files] == ["duorc_a", "duorc_b"]
+    table = QueryTable("x.jsonl", task=None, template_type=None)
+    for name in ("duorc_a", "duorc_b"):
+        (file,) = table.open(str(tmp_path / name))
+        assert pool(file, tmp_path)[0]["task"] == name
 
 
 def test_what_is_no_file_of_json_lines_is_refused(tmp_path: Path) -> None:

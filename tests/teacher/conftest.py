@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fault_server.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @dataclass(frozen=True)
 class FaultServer:
-    """A running benchmarks/fault_server.py."""
+    """A running benchmarks/fault_server.py or batch_server.py."""
 
     base_url: str
     log: Path
@@ -38,17 +38,35 @@ class FaultServer:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
+    def calls(self, call: str = "") -> int:
+        """How many calls there were, as `POST /v1/batches`, of batch_server.py."""
+        return sum(line.get("call", "-").startswith(call) for line in self.lines())
+
+
+Start = Callable[..., FaultServer]
+
 
 @pytest.fixture
-def fault_server(tmp_path: Path) -> Iterator[Callable[..., FaultServer]]:
+def fault_server(tmp_path: Path) -> Iterator[Start]:
     """Starts servers, as in `fault_server(faults=0.2, latency=0.1)`, and kills them at the end."""
+    yield from _servers("fault_server.py", tmp_path)
+
+
+@pytest.fixture
+def batch_server(tmp_path: Path) -> Iterator[Start]:
+    """The same for servers of batches."""
+    yield from _servers("batch_server.py", tmp_path)
+
+
+def _servers(program: str, tmp_path: Path) -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
-    def start(**options: float) -> FaultServer:
+    def start(**options: Any) -> FaultServer:
         log = tmp_path / f"served_{len(processes)}.jsonl"
-        command = [sys.executable, str(PROGRAM), "--log", str(log)]
+        command = [sys.executable, str(BENCHMARKS / program), "--log", str(log)]
         for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
+            for one in value if isinstance(value, list) else [value]:
+                command += [f"--{name.replace('_', '-')}", str(one)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         assert process.stdout is not None

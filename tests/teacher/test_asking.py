@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -152,13 +153,12 @@ def test_a_fault_of_the_settings_stops_before_everything_is_rejected(
     endpoint = replace(*teacher.endpoints.values(), key_variable="ORCA_TEST_KEY", concurrency=4)
     teacher = replace(teacher, endpoints={"e": endpoint})
     texts = [f"query {n}" for n in range(200)]
-    with pytest.raises(UserError, match=r"rejects every request \(400 wrong: 'no such key: \[key"):
+    with pytest.raises(
+        UserError, match=r"rejects every request \(400 wrong: 'no such key: \[key\]"
+    ):
         ask(teacher, queries(*texts), tmp_path / "l")
     assert 20 <= len(server.seen) < 40
     server.status = 200
-    ledger = Ledger(tmp_path / "l", {})
-    assert ledger.withdraw(["rejected"]) == len(server.seen)
-    ledger.close()
     _, rows = ask(teacher, queries(*texts), tmp_path / "l")
     assert {row["outcome"] for row in rows} == {"finished"} and len(rows) == 200
     with pytest.raises(UserError, match="ask_again: 'finished' is none of failed, rejected"):
@@ -212,16 +212,130 @@ def test_a_server_that_is_down_costs_few_queries_their_attempts(
     assert asking.outcomes.total() == 300 and asking.outcomes["finished"] >= 290
 
 
+def test_an_endpoint_whose_settings_are_wrong_takes_no_query_from_one_that_answers(
+    recorder: Callable[..., Recorder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = recorder(400), recorder()
+    texts = queries(*(f"query {n}" for n in range(100)))
+    teacher = a_teacher(bad.port, good.port)
+    endpoints = {name: replace(one, concurrency=4) for name, one in teacher.endpoints.items()}
+    _, rows = ask(replace(teacher, endpoints=endpoints), texts, tmp_path / "l")
+    assert {row["outcome"] for row in rows} == {"finished"} and len(rows) == 100
+    assert 20 <= len(bad.seen) < 40 and "rejects every request" in capsys.readouterr().err
+
+
+def test_queries_that_are_too_long_are_rejected_however_many_come_in_a_row(
+    fault_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = fault_server()
+    texts = ["good", *(f"fault:too_long {n}" for n in range(40)), "good again"]
+    teacher = a_teacher(server.port)
+    endpoint = replace(*teacher.endpoints.values(), concurrency=1)
+    _, rows = ask(replace(teacher, endpoints={"e": endpoint}), queries(*texts), tmp_path / "l")
+    assert [row["outcome"] for row in rows].count("rejected") == 40 and len(rows) == 42
+
+
+def test_an_endpoint_that_has_answered_is_left_out_after_five_refusals_in_a_row(
+    recorder: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    """One alone may be the query's: proxies forbid prompts by 403."""
+    server = recorder()
+    teacher = a_teacher(server.port, attempts=2)
+    endpoint = replace(*teacher.endpoints.values(), concurrency=1)
+    teacher = replace(teacher, endpoints={"e": endpoint})
+    ask(teacher, queries("a"), tmp_path / "l")
+    server.status = 403
+    with pytest.raises(UserError, match="answers 403"):
+        ask(teacher, queries(*"abcdefgh"), tmp_path / "l")
+    assert len(server.seen) == 1 + 5, "five in a row say that it does not answer any more"
+
+
+def test_what_is_under_way_at_a_failure_is_recorded(
+    fault_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Queries that cannot be read, and a gate that fails, lose no answer that is paid for."""
+    server = fault_server(latency=0.2)
+
+    def unreadable() -> Iterator[Request]:
+        yield from queries(*"abcdef")
+        raise UserError("part-00001.parquet is broken")
+
+    ledger = Ledger(tmp_path / "l", {})
+    asking = Asking(a_teacher(server.port), ledger, unreadable(), no_gate)
+    with pytest.raises(UserError, match="is broken"):
+        asyncio.run(asking.run())
+    assert len(list(ledger.rows())) == len(server.paid()) == 6
+    ledger.close()
+
+    def broken_gate(request: Request, text: str) -> None:
+        raise TypeError("max_characters")
+
+    ledger = Ledger(tmp_path / "gate", {})
+    asking = Asking(a_teacher(server.port), ledger, iter(queries(*"ghijkl")), broken_gate)
+    with pytest.raises(TypeError, match="max_characters"):
+        asyncio.run(asking.run())
+    rows = list(ledger.rows())
+    assert len(rows) == len(server.paid()) - 6 > 0
+    assert {row["gate"] for row in rows} == {"gate_failed"}
+    assert ledger.judge({"mended": True}, no_gate) == len(rows)
+
+
+def test_stopping_waits_for_answers_and_not_for_limits_and_the_second_time_for_nothing(
+    fault_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    async def stopped(asking: Asking, times: int) -> float:
+        running = asyncio.create_task(asking.run())
+        await asyncio.sleep(1.0)
+        for _ in range(times):
+            asking.stop()
+        start = time.monotonic()
+        await running
+        return time.monotonic() - start
+
+    slow = a_teacher(fault_server(latency=0.01).port)
+    endpoint = replace(*slow.endpoints.values(), requests_per_minute=6)
+    for teacher, times, most in (
+        (replace(slow, endpoints={"e": endpoint}), 1, 1.0),
+        (a_teacher(fault_server(hang=60).port, timeout=60.0), 2, 1.0),
+    ):
+        ledger = Ledger(tmp_path / f"l{times}", {})
+        texts = queries(*(f"fault:hang {n}" if times == 2 else str(n) for n in range(20)))
+        asking = Asking(teacher, ledger, iter(texts), no_gate)
+        assert asyncio.run(stopped(asking, times)) < most and not asking.complete
+        ledger.close()
+
+
+def test_the_budget_is_kept_though_answers_are_long_and_used_though_one_was_dear(
+    fault_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Answers may have 1,000 tokens and have 20: what is under way is reserved at its longest, and
+    what turns out cheap gives its place to others."""
+    server = fault_server(latency=0.05)
+    prices = Prices(0.0, 1000.0, "2026-11-22")  # a dollar for 1,000 tokens
+    teacher = replace(a_teacher(server.port, settings={"max_tokens": 1000}), prices=prices)
+    texts = queries(*(f"query {n}" for n in range(300)))
+    asking, rows = ask(teacher, texts, tmp_path / "l", budget=3.0)
+    assert asking.out_of_money and not asking.complete
+    assert asking.spent <= 3.0 and asking.spent > 3.0 - 1.1, "up to one longest answer is left"
+    assert len(rows) > 60
+    again, more = ask(teacher, texts, tmp_path / "l", budget=4.0)
+    assert len(rows) < len(more) and 3.0 - 1.1 < again.spent <= 4.0, "one budget for all programs"
+
+
 def test_options_that_cannot_be_are_sentences() -> None:
     for options, message in (
         ({"settings": {"model": "x"}}, r"teacher\.settings\.model: not a setting"),
+        ({"settings": {"api_key": "x"}}, r"teacher\.settings\.api_key: not a setting"),
+        ({"settings": {"max_tokens": "many"}}, "max_tokens.*'many': a whole number"),
+        ({"expected_completion_tokens": -1.0}, "expected_completion_tokens=-1.0: a number above"),
         ({"on_length": "drop"}, "on_length='drop': one of set_aside, keep, again"),
         ({"attempts": 0}, "teacher.attempts=0: a whole number"),
-        ({"timeout": 0.0}, "teacher.timeout=0.0: seconds"),
+        ({"timeout": 0.0}, r"teacher\.timeout=0\.0: a number above 0"),
     ):
         with pytest.raises(UserError, match=message):
             a_teacher(1, **options)
     for changes, message in (
+        ({"key_variable": "sk-planted"}, "not the name of an environment variable"),
         ({"kind": "azur"}, r"endpoints\.e\.kind='azur'"),
         ({"kind": "azure"}, r"endpoints\.e\.api_version is needed"),
         ({"api_version": "2024"}, "is Azure's"),

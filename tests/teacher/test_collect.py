@@ -111,6 +111,19 @@ def test_every_query_ends_once_whatever_the_server_does_and_whenever_it_is_kille
     assert first.response == answer_to(first.query) and first.teacher == "local"
 
 
+def test_no_query_waits_for_a_slow_endpoint_while_another_is_free(
+    fault_server: Callable[..., Any], queries: Path, tmp_path: Path
+) -> None:
+    fast, slow = fault_server(latency=0.05), fault_server(requests_per_minute=60)
+    other = f"{{_target_: orca.teacher.Endpoint, base_url: '{slow.base_url}', model: m}}"
+    done = run(command(fast, queries, tmp_path / "out", f"+teacher.endpoints.b={other}"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(fast.paid()) + len(slow.paid()) == QUERIES
+    times = [line["arrived"] for line in fast.arrived() + slow.arrived()]
+    assert 1 <= len(slow.paid()) <= 2 + (max(times) - min(times))
+    assert max(times) - max(line["arrived"] for line in fast.arrived()) <= 1
+
+
 def test_a_finished_collection_asks_nothing_again(
     fault_server: Callable[..., Any], queries: Path, tmp_path: Path
 ) -> None:
@@ -133,7 +146,7 @@ def test_the_budget_stops_cleanly_and_the_same_command_goes_on(
     out = tmp_path / "out"
     done = run(command(server, queries, out, *prices, "budget_usd=1.0"), tmp_path)
     assert done.returncode == 75, done.stderr
-    assert "the budget is spent" in done.stderr
+    assert "the budget has no room for another answer" in done.stderr
     ledger = Ledger(out / "ledger.sqlite", {})
     spent, asked = ledger.total("dollars"), len(list(ledger.rows()))
     ledger.close()

@@ -25,7 +25,7 @@ def a_request(number: int) -> Request:
 
 async def answer(ledger: Ledger, number: int, outcome: str = "finished") -> None:
     request = a_request(number)
-    sent = await ledger.send(request, request.hash(TEACHER), "e", 1)
+    sent = await ledger.send(request, request.hash(TEACHER), "e", 1, 0.0)
     reply = Reply(outcome, "e", f"answer {number}", "m-1", "stop", 10, 5)  # type: ignore[arg-type]
     await ledger.finish(sent, request, reply, 0.25, 1, None)
 
@@ -59,8 +59,51 @@ def test_other_settings_and_a_second_program_are_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="does another program collect"):
         Ledger(tmp_path / "l.sqlite", {"temperature": 0.7})
     ledger.close()
+    ledger = Ledger(tmp_path / "l.sqlite", {"temperature": 0.8})  # nothing was answered yet
+    asyncio.run(answer(ledger, 1, "rejected"))
+    ledger.close()
+    ledger = Ledger(tmp_path / "l.sqlite", {"temperature": 0.7})
+    asyncio.run(answer(ledger, 2))
+    ledger.close()
     with pytest.raises(UserError, match=r"temperature = 0\.7, and now it is 1\.0"):
         Ledger(tmp_path / "l.sqlite", {"temperature": 1.0})
+
+
+def test_what_one_record_spoils_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Answers that are committed together with it are paid for."""
+    ledger = Ledger(tmp_path / "l.sqlite", {})
+
+    async def some() -> list[BaseException | None]:
+        return await asyncio.gather(
+            *(answer(ledger, n) for n in (1, 2, 2, 3)), return_exceptions=True
+        )
+
+    failures = asyncio.run(some())
+    assert any(isinstance(one, UserError) for one in failures)
+    assert sorted(row["query"] for row in ledger.rows()) == ["cot.1", "cot.2", "cot.3"]
+    asyncio.run(answer(ledger, 4))
+    assert len(list(ledger.rows())) == 4, "the ledger cannot be written any more"
+
+
+def test_what_may_have_been_charged_without_an_answer_is_counted_apart(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite", {})
+
+    async def some() -> None:
+        for kind in ("timeout", "connection", "500", "429"):
+            number = await ledger.send(a_request(1), "h", "e", 1, 0.5)
+            await ledger.end(number, kind)
+        await ledger.send(a_request(2), "h", "e", 1, 0.25)  # in flight when the program dies
+
+    asyncio.run(some())
+    assert (ledger.total("dollars"), ledger.perhaps()) == (0, 1.0)
+    ledger.close()
+    assert Ledger(tmp_path / "l.sqlite", {}).perhaps() == 1.25
+
+
+def test_a_file_that_is_no_ledger_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "l.sqlite").write_bytes(b"this is no database" * 100)
+    with pytest.raises(UserError, match="cannot be used"):
+        Ledger(tmp_path / "l.sqlite", {})
 
 
 PROGRAM = """
@@ -77,7 +120,7 @@ async def main():
         print(number, flush=True)
     for number in range(20, 23):
         request = a_request(number)
-        await ledger.send(request, request.hash(TEACHER), "e", 1)
+        await ledger.send(request, request.hash(TEACHER), "e", 1, 0.0)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())

@@ -77,22 +77,63 @@ def test_one_429_among_answers_changes_nothing_and_many_halve_the_requests_at_on
 ) -> None:
     async def main(loop: JumpingLoop) -> None:
         one = Limits(None, None, 64)
-        for _ in range(200):
-            one.answered(10, 10)
-        grown = one.window
-        assert grown > 15
+        one.answered(10, 10)
         one.refused(30.0)
-        assert one.window == grown
-        await one.pass_on(1)
+        assert one.window == 64
+        await one.pass_on()
         assert loop.time() == 0, "its own query waits, not the endpoint"
-        for _ in range(5):
+        for _ in range(20):
             loop.now += 0.01
             one.refused(30.0)
-        assert one.window == grown / 2, "once for those that were under way together"
-        await one.pass_on(1)
+        assert one.window == 32, "once for those that were under way together"
+        await one.pass_on()
         assert loop.time() >= 30.0, "now the endpoint does what Retry-After says"
 
     run(main, monkeypatch)
+
+
+def test_a_blip_that_fails_all_under_way_costs_a_second_and_what_is_back_is_soon_asked_in_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(loop: JumpingLoop) -> None:
+        one = Limits(None, None, 64)
+        for _ in range(64):
+            one.failed()
+        assert one.down and one.window == 1
+        await one.pass_on()
+        assert loop.time() == 1.0
+        one.failed()
+        await one.pass_on()
+        assert loop.time() == 3.0, "still down: twice as long"
+        rounds = 0
+        while one.window < 64:
+            rounds += 1
+            for _ in range(int(one.window)):
+                one.answered(10, 10)
+        assert not one.down and rounds == 6
+
+    run(main, monkeypatch)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(0, 400)), min_size=20, max_size=80))
+def test_tokens_pass_at_their_rate_whatever_was_estimated(sizes: list[tuple[int, int]]) -> None:
+    """(estimated, used); where the server does not say what was used (0), the estimate counts."""
+    rate, spent = 6_000, 0
+
+    async def main(loop: JumpingLoop) -> None:
+        nonlocal spent
+        one = Limits(None, rate, 8)
+        for estimated, used in sizes:
+            await one.pass_on()
+            assert spent <= rate / 60 * (1 + loop.time()) + 1e-6
+            one.spend(estimated)
+            one.answered(estimated, used)
+            spent += used or estimated
+        assert loop.time() <= spent / rate * 60 + 1e-6, "nothing is wasted"
+
+    with pytest.MonkeyPatch.context() as patch:
+        run(main, patch)
 
 
 def test_limits_that_the_server_tells_are_taken_where_none_is_configured() -> None:
@@ -101,6 +142,38 @@ def test_limits_that_the_server_tells_are_taken_where_none_is_configured() -> No
         one.read({"x-ratelimit-limit-requests": "500", "x-ratelimit-limit-tokens": "9000"})
     assert (own.requests.per_minute, own.tokens.per_minute) == (60, 9000)
     assert (told.requests.per_minute, told.tokens.per_minute) == (500, 9000)
+
+
+def test_limits_that_are_told_may_change_and_what_is_no_number_is_none() -> None:
+    told = Limits(None, None, 4)
+    told.read({"x-ratelimit-limit-requests": "1"})
+    told.read({"x-ratelimit-limit-requests": "6000"})
+    assert told.requests.per_minute == 6000
+    for text in ("²", "0", "-1", "1e9", "", "9" * 5000):
+        told.read({"x-ratelimit-limit-requests": text})
+    assert told.requests.per_minute == 6000
+
+
+def test_an_endpoint_that_says_429_for_ever_is_down_and_so_is_one_that_fails_for_days(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(loop: JumpingLoop) -> None:
+        one = Limits(None, None, 8)
+        for _ in range(100):
+            one.refused(None)
+        assert not one.down, "those that were under way together are one sign"
+        for _ in range(15):
+            loop.now += 2
+            one.refused(None)
+        assert one.down
+        for _ in range(2_000):
+            await one.pass_on()
+            before = loop.time()
+            one.failed()
+        await one.pass_on()
+        assert loop.time() - before == limits.LONGEST_PAUSE
+
+    run(main, monkeypatch)
 
 
 def test_no_more_are_under_way_than_the_window_allows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def fill(
             request = Request(
                 f"cot.{n}", "Teach." if n % 3 else "", f"query {n}", "cot", "x", ("g",)
             )
-            sent = await ledger.send(request, "hash", "e", 1)
+            sent = await ledger.send(request, "hash", "e", 1, 0.0)
             reply = Reply(
                 outcome, "e", str(n), "m-1", "stop", 10, n, error="e" * (outcome == "failed")
             )
