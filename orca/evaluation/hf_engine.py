@@ -71,9 +71,7 @@ class HFEngine:
         self.directory = pretrained.directory()
         self.tokenizer = pretrained.tokenizer()
         set_template(self.tokenizer, template, model)
-        self.causal_lm = pretrained.model(
-            dtype=getattr(torch, dtype), device_map=device, attn_implementation="sdpa"
-        ).eval()
+        self.causal_lm = load(pretrained, getattr(torch, dtype), device)
         self.context = context_of(self.causal_lm.config)
         self.decoder = Decoder(
             self.causal_lm,
@@ -173,6 +171,17 @@ def find_model(name: str) -> Pretrained:
     return Pretrained(name=name, path=path, lr=0.0, revision=revision)
 
 
+def load(pretrained: Pretrained, dtype: torch.dtype, device: str) -> Any:
+    """The model on its device, from safetensors."""
+    try:
+        causal_lm = pretrained.model(dtype=dtype, device_map=device, attn_implementation="sdpa")
+    except UserError:
+        raise
+    except ValueError as error:  # of architectures that have their own attention
+        raise UserError(f"model={pretrained.name}: {error} Take engine=vllm") from None
+    return causal_lm.eval()
+
+
 def set_template(tokenizer: Any, template: Template | None, model: str) -> None:
     """Make sure that the tokenizer renders messages."""
     if template is not None:
@@ -226,7 +235,7 @@ def tokens_that_fit(causal_lm: Any) -> int:
 def check_attention(decoder: Decoder) -> None:
     """Refuse a model that does not see a sequence in a tree as it sees the sequence alone.
 
-    Models with recurrent states, biases by distance or other caches do not; a few tokens tell.
+    Models with states that pass from token to token do not; a few tokens tell.
     """
     causal_lm, device = decoder.causal_lm, decoder.device
     sequences = [np.array([5, 6, 7, 8, 9, 10]), np.array([5, 6, 7, 11, 12, 13])]
