@@ -1,6 +1,6 @@
 """Items per second of engine `hf` against lm-eval's `hf` model, on the CPU.
 
-    pip install lm-eval
+    pip install -e '.[benchmark]'
     python benchmarks/evaluate_cpu.py --rounds 3 --per-task 2
 
 Both answer the same items (AGIEval and BBH prompts of the Orca form, the first ones of every task,

@@ -15,7 +15,8 @@ from orca.errors import UserError
 from orca.evaluation.prefix_tree import Ids, PrefixTree
 from orca.evaluation.row_cache import RowCache
 
-TREE_TOKENS = {"cpu": 512, "cuda": 2048}
+CPU_TREE_TOKENS = 512
+GPU_TREE_TOKENS = 2048
 """Tokens of a forward pass over prompts: enough for full speed; with more, attention to other
 prompts' tokens, which is masked and computed nonetheless, takes over."""
 
@@ -83,7 +84,7 @@ class Decoder:
         self.end_ids = end_ids
         self.tokens_per_batch = tokens_per_batch
         self.device = causal_lm.get_input_embeddings().weight.device
-        self.tree_tokens = TREE_TOKENS[self.device.type]
+        self.tree_tokens = CPU_TREE_TOKENS if self.device.type == "cpu" else GPU_TREE_TOKENS
         self._before: PrefixTree | None = None
 
     @torch.inference_mode()
@@ -102,6 +103,7 @@ class Decoder:
                 else:
                     self._make_room(active, waiting, cache)
                     logits, written = self._step(active, cache), active
+                chosen = choose(logits, written, temperature)
             except torch.OutOfMemoryError:
                 if self.tokens_per_batch <= 2 * ROOM:
                     raise UserError("the device's memory does not suffice for one answer") from None
@@ -109,7 +111,7 @@ class Decoder:
                 waiting.extendleft(reversed(active))
                 active, cache, self._before = [], RowCache(), None
                 continue
-            for row, token in zip(written, choose(logits, written, temperature), strict=True):
+            for row, token in zip(written, chosen, strict=True):
                 row.ids.append(token)
                 row.ended = token in self.end_ids
             for number in reversed(range(len(active))):
