@@ -228,7 +228,7 @@ def _judged(benchmark: str, reference: str, reviews: Sequence[Review]) -> Judged
 def review_table(head: str, reference: str, reviews: Sequence[Review]) -> Table:
     """One benchmark's totals by category, with the reviews that do not count.
 
-    Sets of which most categories have one prompt (Awesome) have only the last row.
+    Sets whose categories have hardly more than one prompt (Awesome) have only the last row.
 
     Args:
         head: of the run's column.
@@ -237,7 +237,7 @@ def review_table(head: str, reference: str, reviews: Sequence[Review]) -> Table:
     groups: dict[str, list[Review]] = defaultdict(list)
     for one in reviews:
         groups[one.group].append(one)
-    several = 2 * len(groups) <= len({one.item for one in reviews})
+    several = 3 * len(groups) <= 2 * len({one.item for one in reviews})
     rows = [_row(name, _judged(benchmark, reference, own)) for name, own in groups.items()]
     rows = [*(rows if several else []), _row("all", _judged(benchmark, reference, list(reviews)))]
     columns = ("category", "items", "total", f"{reference}'s total", f"% of {reference}'s")
