@@ -10,6 +10,8 @@ The same command goes on where an earlier one ended. Options are in conf/evaluat
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from orca.evaluation import (
 )
 
 OPTIONS = (
-    "benchmark", "protocol", "engine", "logger", "paths", "model", "name", "out",
+    "benchmark", "protocol", "engine", "logger", "paths", "model_path", "name", "out",
     "system_message", "fraction", "compare", "traces", "run",
 )  # fmt: skip
 
@@ -72,4 +74,6 @@ def _facts(engine: Engine, protocol: Protocol, items: dict[str, list[Item]]) -> 
 
 
 if __name__ == "__main__":
+    # conf/model is a group of train.py, and Hydra would look there for what model= names.
+    sys.argv[1:] = [re.sub("^model=", "model_path=", argument) for argument in sys.argv[1:]]
     run_program(main, "evaluate")

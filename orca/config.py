@@ -71,8 +71,15 @@ def sweep_job_name(number: Any) -> str:
     return ",".join(parts).replace("/", "_") or str(number)
 
 
+def model_name(path: str) -> str:
+    """A name for a model: of a run's ``hf/`` directory, the run and its stage."""
+    parts = [part for part in Path(str(path)).parts if part not in ("/", "hf", "best")]
+    return "-".join(parts[-2:]) or str(path)
+
+
 OmegaConf.register_new_resolver("orca_package", lambda: str(PACKAGE_DIR), replace=True)
 OmegaConf.register_new_resolver("orca_product", lambda a, b: a * b, replace=True)
+OmegaConf.register_new_resolver("orca_model_name", model_name, replace=True)
 OmegaConf.register_new_resolver("orca_job", sweep_job_name, replace=True)
 
 

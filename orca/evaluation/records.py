@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         "stated": pa.string(),
         "prompt_tokens": pa.int32(),
         "new_tokens": pa.int32(),
-        "latency": pa.float32(),
+        "latency": pa.float64(),
         "error": pa.string(),
         "correct": pa.bool_(),
         "stated_correct": pa.bool_(),

@@ -74,19 +74,17 @@ class Pretrained:
         if self.path != "random":
             self.location()
 
-    def model(self, seed: int = 0) -> Any:
-        """The causal LM on the CPU in float32 (the master weights)."""
+    def model(self, seed: int = 0, **options: Any) -> Any:
+        """The causal LM, on the CPU in float32 (the master weights) unless ``options`` of
+        `from_pretrained` say otherwise."""
         from transformers import AutoModelForCausalLM
 
         if self.path == "random":
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(self.config(), dtype=torch.float32)
+        options = {"dtype": torch.float32, "use_safetensors": True, **options}
         return _from_pretrained(
-            AutoModelForCausalLM,
-            self.location(),
-            revision=self.revision,
-            dtype=torch.float32,
-            use_safetensors=True,
+            AutoModelForCausalLM, self.location(), revision=self.revision, **options
         )
 
     def meta_model(self, num_tokens: int | None = None) -> Any:

@@ -1,0 +1,200 @@
+"""A run: what is asked, what is kept, what a second program does, and what it leaves to read.
+
+The engine is a stand-in that answers by rule: what a real one answers is test_hf_engine's matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orca.errors import UserError
+from orca.evaluation import (
+    Item,
+    Protocol,
+    Records,
+    ask_all,
+    build_results,
+    check_system_messages,
+    fingerprint,
+    read_samples,
+    save_results,
+    stratified,
+)
+from orca.evaluation.ask import seed_of
+from orca.evaluation.engine import Output, Prompt
+from orca.evaluation.page import plain_tables
+
+ORCA = Protocol("orca", draws=2)
+GREEDY = Protocol("greedy", temperature=0.0)
+
+
+def an_item(number: int, task: str = "navigate", benchmark: str = "bbh") -> Item:
+    return Item(
+        f"{benchmark}/{task}/{number}", benchmark, task, f"Q{number}: <b>{task}</b>?",
+        ("A", "B"), ("yes", "no"), ("A",) if number % 2 else ("B",),
+    )  # fmt: skip
+
+
+ITEMS = [an_item(n, task) for task in ("navigate", "snarks") for n in range(6)]
+
+
+class Answers:
+    """Says A to every prompt; "mumble" to each item 5, and ends as told after so many answers."""
+
+    def __init__(self, stop_after: int = 10**6, fail: str = "") -> None:
+        self.stop_after = stop_after
+        self.fail = fail
+        self.asked: list[Prompt] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "answers"}
+
+    def generate(
+        self, prompts: Sequence[Prompt], temperature: float, max_new_tokens: int
+    ) -> Iterator[Output]:
+        for prompt in reversed(prompts):
+            self.asked.append(prompt)
+            if len(self.asked) > self.stop_after:
+                raise KeyboardInterrupt
+            if self.fail and self.fail in prompt.user:
+                yield Output(prompt.key, "", "failed", error="timeout")
+                continue
+            text = "mumble" if prompt.user.startswith("Q5") else "A, I think. The answer is (B)."
+            yield Output(prompt.key, text, "stop", 7, 3, 0.1)
+
+    def loglikelihoods(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[str, list[float]]]:
+        for prompt, texts in zip(prompts, continuations, strict=True):
+            yield prompt.key, [-float(i) for i, _ in enumerate(texts)]
+
+
+def run(
+    path: Path, engine: Answers, protocol: Protocol = ORCA, messages: Sequence[int] = (1,)
+) -> Any:
+    records = Records(path, {"model": "m", "protocol": protocol.name})
+    return ask_all(engine, ITEMS, protocol, messages, records)
+
+
+def test_an_interrupted_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
+    first = Answers(stop_after=10)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, first)
+    assert len(read_samples(tmp_path)) == 10
+    second = Answers()
+    samples = run(tmp_path, second)
+    assert len(second.asked) == 24 - 10
+    assert not {p.key for p in first.asked[:10]} & {p.key for p in second.asked}
+    assert [(s.draw, s.item) for s in samples] == [(d, i.id) for d in range(2) for i in ITEMS]
+    third = Answers()
+    assert run(tmp_path, third) == samples and not third.asked
+    rows = pq.read_table(tmp_path / "samples").to_pylist()
+    assert len(rows) == 24
+    for row in rows:
+        assert row["correct"] == (row["first_capital"] in row["gold"])
+        assert row["stated"] == ("" if row["text"] == "mumble" else "B")
+
+
+def test_seeds_depend_on_the_answer_alone_and_differ_between_draws(tmp_path: Path) -> None:
+    samples = run(tmp_path, Answers())
+    seeds = {(s.item, s.draw): s.seed for s in samples}
+    assert len(set(seeds.values())) == len(seeds)
+    assert all(seed == seed_of((item, 1, draw), 0) for (item, draw), seed in seeds.items())
+    assert seed_of(("bbh/navigate/0", 1, 0), 0) != seed_of(("bbh/navigate/0", 1, 0), 1)
+
+
+def test_a_request_that_failed_is_asked_again_and_all_failing_is_an_error(tmp_path: Path) -> None:
+    samples = run(tmp_path, Answers(fail="Q3"))
+    assert sum(s.finish_reason == "failed" for s in samples) == 4
+    assert len(read_samples(tmp_path)) == 20
+    results = build_results("m", {}, ORCA, {"bbh": ITEMS}, samples)
+    assert [one.failed for one in results.scores["bbh"]["m (orca)"]] == [2, 2, 4]
+    again = Answers()
+    run(tmp_path, again)
+    assert len(again.asked) == 4
+    with pytest.raises(UserError, match="every request failed, the first with: timeout"):
+        run(tmp_path / "other", Answers(fail="Q"))
+
+
+def test_other_facts_are_refused_and_new_ones_are_added(tmp_path: Path) -> None:
+    Records(tmp_path, {"model": "m", "data bbh": "1"})
+    Records(tmp_path, {"model": "m", "data bbh": "1", "data agieval": "2"})
+    with pytest.raises(UserError, match=r"model = 'm', and now it is 'n': give another out="):
+        Records(tmp_path, {"model": "n"})
+    with pytest.raises(UserError, match="data agieval"):
+        Records(tmp_path, {"data agieval": "3"})
+    assert fingerprint(ITEMS) != fingerprint(ITEMS[1:]) != fingerprint([*ITEMS[1:-1], ITEMS[0]])
+
+
+def test_scores_examples_and_pages_say_what_was_answered(tmp_path: Path) -> None:
+    """Says A: right for odd items but 5, which says nothing; states B: right for even items."""
+    samples = run(tmp_path, Answers())
+    results = build_results("m <1>", {"k": "v"}, ORCA, {"bbh": ITEMS}, samples)
+    navigate, snarks, average = results.scores["bbh"]["m <1> (orca)"]
+    for one in (navigate, snarks, average):
+        assert one.accuracy.value == pytest.approx(2 / 6)
+        assert one.stated.value == pytest.approx(3 / 6)
+        assert one.format_failures == pytest.approx(1 / 6) and one.draws == 2 and one.spread == 0
+    assert {(e.task, e.kind) for e in results.examples} == {
+        (task, kind) for task in ("navigate", "snarks") for kind in ("right", "wrong", "unparsed")
+    }
+    save_results(results, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| Navigate | 6 | 55.6 | 68.8 | 46.4 | 57.6 | 33.3 [0.0, 66.7] |" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "m &lt;1&gt;" in page and "<b>navigate</b>" not in page, "text of others is escaped"
+    assert "http" not in page.replace("http-equiv", ""), "it loads nothing"
+    HTMLParser().feed(page)
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["scores"]["bbh"]["m <1> (orca)"][0]["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert len(plain_tables(results)) == 2
+
+
+def test_several_system_messages_make_a_table_and_two_runs_a_comparison(tmp_path: Path) -> None:
+    mine = run(tmp_path / "mine", Answers(), GREEDY, (1, 5, 2))
+    assert {s.system_message for s in mine} == {1, 5, 2} and len(mine) == 36
+    run(tmp_path / "other", Answers(), Protocol("loglikelihood", "loglikelihood"))
+    results = build_results("m", {}, GREEDY, {"bbh": ITEMS}, mine, [tmp_path / "other"])
+    ablation, comparison = results.tables
+    assert [h for h in ablation.head if "message" in h] == [
+        f"m (greedy, message {n})" for n in (1, 5, 2)
+    ]
+    assert "other" in comparison.head
+    (_, _, found) = results.comparisons[0]
+    # The log-likelihoods say A always: right for all odd items, 5 too.
+    assert found[-1].lost == ("bbh/navigate/5", "bbh/snarks/5") and not found[-1].won
+    with pytest.raises(UserError, match="is no run of evaluate"):
+        build_results("m", {}, GREEDY, {"bbh": ITEMS}, mine, [tmp_path])
+
+
+def test_a_part_is_of_every_task_and_of_every_larger_part() -> None:
+    small, large = stratified(ITEMS, 0.34), stratified(ITEMS, 0.67)
+    assert [one.task for one in small] == ["navigate"] * 2 + ["snarks"] * 2
+    assert set(small) < set(large) < set(ITEMS) and stratified(ITEMS, 1) == ITEMS
+    assert stratified(list(reversed(ITEMS)), 0.34) == list(reversed(small))
+    assert len(stratified(ITEMS, 0.001)) == 2
+    for fraction in (0, -1, 1.5):
+        with pytest.raises(UserError, match="fraction="):
+            stratified(ITEMS, fraction)
+
+
+def test_system_messages_are_numbers_of_table_2() -> None:
+    assert check_system_messages([1, 5, 2]) == [1, 5, 2]
+    for wrong in ([], [1, 1], [17], ["1"]):
+        with pytest.raises(UserError, match="system_message="):
+            check_system_messages(wrong)
+
+
+def test_protocols_that_cannot_be_are_sentences() -> None:
+    for options in ({"kind": "guess"}, {"temperature": -1.0}, {"draws": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(UserError, match=next(iter(options))):
+            Protocol("p", **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="every draw would be the same"):
+        Protocol("greedy", temperature=0.0, draws=3)
