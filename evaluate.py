@@ -23,6 +23,7 @@ from orca.evaluation import (
     Benchmark,
     Engine,
     Item,
+    Judging,
     Protocol,
     Records,
     ask_all,
@@ -35,7 +36,7 @@ from orca.evaluation import (
 
 OPTIONS = (
     "benchmark", "protocol", "engine", "logger", "paths", "model_path", "name", "out",
-    "system_message", "fraction", "compare", "traces", "run",
+    "system_message", "fraction", "compare", "traces", "run", "judge",
 )  # fmt: skip
 
 
@@ -60,7 +61,12 @@ def main(config: DictConfig) -> None:
     )
     samples = ask_all(engine, chosen, protocol, messages, records)
     others = [Path(directory) for directory in config.compare]
-    results = build_results(config.name, facts, protocol, items, samples, others)
+    kinds = {kind: {one.name: items[one.name] for one in benchmarks if one.kind == kind}
+             for kind in ("multiple_choice", "judged")}  # fmt: skip
+    results = build_results(config.name, facts, protocol, kinds["multiple_choice"], samples, others)
+    if kinds["judged"]:
+        judging: Judging = instantiate(config.judge, _convert_="all")
+        judging.add_to(results, protocol, kinds["judged"], samples, out)
     save_results(results, out)
     print(results.text(), flush=True)
     print(f"{out}: report.md, report.html, report.json, samples/", flush=True)

@@ -4,6 +4,7 @@ from orca.evaluation.ask import ask_all, check_system_messages
 from orca.evaluation.choose import stratified
 from orca.evaluation.engine import Engine
 from orca.evaluation.item import Benchmark, Item, Sample
+from orca.evaluation.judging import Judging
 from orca.evaluation.page import save_results
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records, fingerprint, read_samples
@@ -13,6 +14,7 @@ __all__ = [
     "Benchmark",
     "Engine",
     "Item",
+    "Judging",
     "Protocol",
     "Records",
     "Results",

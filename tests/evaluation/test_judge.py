@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ SAMPLES = [sample(item) for item in ITEMS]
 class Judge:
     engine: OpenAIEngine
     log: Path
+    address: str
 
     def asked(self) -> list[dict[str, Any]]:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
@@ -64,7 +66,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Judge]]:
         teacher = Teacher(
             "judge", {"e": Endpoint(address, model)}, Prices(1.0, 1.0, "none"), attempts=attempts
         )
-        return Judge(OpenAIEngine(teacher, str(tmp_path / "requests")), log)
+        return Judge(OpenAIEngine(teacher, str(tmp_path / "requests")), log, address)
 
     yield run
     for process in processes:
@@ -218,3 +220,39 @@ def test_real_answers_are_references(shared_data: Path) -> None:
     assert len(files) == 7
     for file in files:
         assert len(read_references(file, items)) == 80
+
+
+def test_the_program_answers_judges_and_reports(
+    start: Callable[..., Judge], shared_data: Path, tmp_path: Path
+) -> None:
+    """Answers and reviews come from servers; without a reference nothing is scored, which is said;
+    the second program asks for reviews alone, the third for nothing."""
+    model, judging = start({"": "An answer."}), start({"": "8 9\nBecause."})
+    command = [
+        sys.executable, str(SERVER.parents[2] / "evaluate.py"), "model=m", "benchmark=[vicuna]",
+        "fraction=0.05", "engine=openai", "teacher@judge.engine.teacher=local",
+        f"engine.teacher.endpoints.local.base_url={model.address}",
+        f"judge.engine.teacher.endpoints.local.base_url={judging.address}",
+        "judge.engine.teacher.endpoints.local.model=j", f"out={tmp_path / 'out'}",
+    ]  # fmt: skip
+    reference = shared_data / "vicuna" / "2023_eval" / "answer" / "answer_gpt35.jsonl"
+    judge_it = ["judge.reference_name=ChatGPT", f"judge.reference={reference}"]
+    environment = {**os.environ, "ORCA_SHARED_DATA": str(shared_data)}
+
+    def run(*options: str) -> str:
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "vicuna: answered and recorded, not scored" in run()
+    assert (len(model.asked()), len(judging.asked())) == (4, 0)
+    for _ in range(2):
+        printed = run(*judge_it)
+        assert "| vicuna | ChatGPT | 92.0 | 101.5 | 10.4 | 112.5 [112.5, 112.5] |" in printed
+        assert (len(model.asked()), len(judging.asked())) == (4, 4)
+    (found,) = json.loads((tmp_path / "out" / "report.json").read_text())["judged"]["m (orca)"]
+    assert (found["total"], found["reference_total"], found["items"]) == (36, 32, 4)
+    assert "m (orca) beside ChatGPT on vicuna" in (tmp_path / "out" / "report.html").read_text()
+    assert len(read_reviews(tmp_path / "out" / "reviews.parquet")) == 4
