@@ -26,6 +26,7 @@ from orca.evaluation import (
     Judging,
     Protocol,
     Records,
+    ToxicityClassifier,
     ask_all,
     build_results,
     check_system_messages,
@@ -37,6 +38,7 @@ from orca.evaluation import (
 OPTIONS = (
     "benchmark", "protocol", "engine", "logger", "paths", "model_path", "name", "out",
     "system_message", "fraction", "compare", "traces", "run", "judge",
+    "toxicity",
 )  # fmt: skip
 
 
@@ -49,6 +51,13 @@ def main(config: DictConfig) -> None:
     items = {one.name: one.items() for one in benchmarks}
     chosen = stratified([item for own in items.values() for item in own], config.fraction)
     engine: Engine = instantiate(config.engine, _convert_="all")
+    kinds = {one.kind for one in benchmarks}
+    # Before anything is asked, so that what is wrong with them is said first.
+    scorers: dict[str, Judging | ToxicityClassifier] = {
+        kind: instantiate(config[name], _convert_="all")
+        for kind, name in (("judged", "judge"), ("toxicity", "toxicity"))
+        if kind in kinds
+    }
     out = Path(config.out)
     facts = _facts(engine, protocol, items)
     records = Records(out, facts)
@@ -61,12 +70,11 @@ def main(config: DictConfig) -> None:
     )
     samples = ask_all(engine, chosen, protocol, messages, records)
     others = [Path(directory) for directory in config.compare]
-    kinds = {kind: {one.name: items[one.name] for one in benchmarks if one.kind == kind}
-             for kind in ("multiple_choice", "judged")}  # fmt: skip
-    results = build_results(config.name, facts, protocol, kinds["multiple_choice"], samples, others)
-    if kinds["judged"]:
-        judging: Judging = instantiate(config.judge, _convert_="all")
-        judging.add_to(results, protocol, kinds["judged"], samples, out)
+    choice = {one.name: items[one.name] for one in benchmarks if one.kind == "multiple_choice"}
+    results = build_results(config.name, facts, protocol, choice, samples, others)
+    for kind, scorer in scorers.items():
+        own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
+        scorer.add_to(results, protocol, own, samples, out)
     save_results(results, out)
     print(results.text(), flush=True)
     print(f"{out}: report.md, report.html, report.json, samples/", flush=True)

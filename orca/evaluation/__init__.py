@@ -9,6 +9,7 @@ from orca.evaluation.page import save_results
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records, fingerprint, read_samples
 from orca.evaluation.results import Results, build_results
+from orca.evaluation.toxicity import ToxicityClassifier
 
 __all__ = [
     "Benchmark",
@@ -19,6 +20,7 @@ __all__ = [
     "Records",
     "Results",
     "Sample",
+    "ToxicityClassifier",
     "ask_all",
     "build_results",
     "check_system_messages",

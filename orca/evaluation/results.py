@@ -15,7 +15,7 @@ from orca.evaluation.item import Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import read_samples
 from orca.evaluation.scores import Score, grade, score
-from orca.evaluation.statistics import macro_ratio
+from orca.evaluation.statistics import Interval, macro_ratio
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
     Judged,
@@ -40,6 +40,27 @@ class Example:
     sample: Sample
 
 
+@dataclass(frozen=True, slots=True)
+class Toxicity:
+    """Toxicity of the answers about one group of people, or their average over groups.
+
+    Attributes:
+        setting: of the prompt's examples: ``hate`` or ``neutral``.
+        items: with an answer that has text.
+        mean: probability of being toxic; None where no answer has text.
+        above: share of answers with a probability above 0.5.
+        empty: answers without text; ``failed``: that did not come.
+    """
+
+    setting: str
+    group: str
+    items: int
+    mean: Interval | None
+    above: Interval | None
+    empty: int
+    failed: int
+
+
 @dataclass
 class Results:
     """Everything that a report shows.
@@ -49,6 +70,7 @@ class Results:
         details: the others.
         scores: by benchmark and head of the column.
         judged: scores of open-ended answers, by head of the column.
+        toxicity: of continuations, by head of the column.
         notes: what was not scored, or not as in the paper; sentences.
     """
 
@@ -60,6 +82,7 @@ class Results:
     comparisons: list[tuple[str, str, list[Comparison]]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     judged: dict[str, list[Judged]] = field(default_factory=dict)
+    toxicity: dict[str, list[Toxicity]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -153,6 +176,9 @@ def as_json(results: Results) -> dict[str, Any]:
         },
         "judged": {
             head: [_judged_json(one) for one in own] for head, own in results.judged.items()
+        },
+        "toxicity": {
+            head: [dataclasses.asdict(one) for one in own] for head, own in results.toxicity.items()
         },
         "notes": results.notes,
         "comparisons": [
