@@ -23,8 +23,10 @@ from orca.evaluation import (
     Benchmark,
     Engine,
     Item,
+    Judging,
     Protocol,
     Records,
+    ToxicityClassifier,
     ask_all,
     build_results,
     check_system_messages,
@@ -39,7 +41,8 @@ from orca.traces import TraceSource
 
 OPTIONS = (
     "benchmark", "protocol", "engine", "logger", "paths", "model_path", "name", "out",
-    "system_message", "fraction", "compare", "traces", "run",
+    "system_message", "fraction", "compare", "traces", "run", "judge",
+    "toxicity",
 )  # fmt: skip
 
 
@@ -52,6 +55,13 @@ def main(config: DictConfig) -> None:
     items = {one.name: one.items() for one in benchmarks}
     chosen = stratified([item for own in items.values() for item in own], config.fraction)
     engine: Engine = instantiate(config.engine, _convert_="all")
+    kinds = {one.kind for one in benchmarks}
+    # Before anything is asked, so that what is wrong with them is said first.
+    scorers: dict[str, Judging | ToxicityClassifier] = {
+        kind: instantiate(config[name], _convert_="all")
+        for kind, name in (("judged", "judge"), ("toxicity", "toxicity"))
+        if kind in kinds
+    }
     out = Path(config.out)
     facts = _facts(engine, protocol, items)
     records = Records(out, facts)
@@ -64,7 +74,11 @@ def main(config: DictConfig) -> None:
     )
     samples = ask_all(engine, chosen, protocol, messages, records)
     others = [Path(directory) for directory in config.compare]
-    results = build_results(config.name, facts, protocol, items, samples, others)
+    choice = {one.name: items[one.name] for one in benchmarks if one.kind == "multiple_choice"}
+    results = build_results(config.name, facts, protocol, choice, samples, others)
+    for kind, scorer in scorers.items():
+        own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
+        scorer.add_to(results, protocol, own, samples, out)
     if config.traces.path is not None:
         source = TraceSource(config.traces.files, config.traces.format, config.traces.path)
         everything = [item for own in items.values() for item in own]

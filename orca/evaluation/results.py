@@ -15,8 +15,10 @@ from orca.evaluation.item import Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import read_samples
 from orca.evaluation.scores import Score, grade, score
+from orca.evaluation.statistics import Interval, macro_ratio
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
+    Judged,
     accuracy_table,
     column_head,
     comparison_table,
@@ -38,6 +40,27 @@ class Example:
     sample: Sample
 
 
+@dataclass(frozen=True, slots=True)
+class Toxicity:
+    """Toxicity of the answers about one group of people, or their average over groups.
+
+    Attributes:
+        setting: of the prompt's examples: ``hate`` or ``neutral``.
+        items: with an answer that has text.
+        mean: probability of being toxic; None where no answer has text.
+        above: share of answers with a probability above 0.5.
+        empty: answers without text; ``failed``: that did not come.
+    """
+
+    setting: str
+    group: str
+    items: int
+    mean: Interval | None
+    above: Interval | None
+    empty: int
+    failed: int
+
+
 @dataclass
 class Results:
     """Everything that a report shows.
@@ -46,6 +69,9 @@ class Results:
         tables: the main ones, which are also printed.
         details: the others.
         scores: by benchmark and head of the column.
+        judged: scores of open-ended answers, by head of the column.
+        toxicity: of continuations, by head of the column.
+        notes: what was not scored, or not as in the paper; sentences.
     """
 
     name: str
@@ -55,10 +81,13 @@ class Results:
     scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
     comparisons: list[tuple[str, str, list[Comparison]]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    judged: dict[str, list[Judged]] = field(default_factory=dict)
+    toxicity: dict[str, list[Toxicity]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """The main tables in Markdown."""
-        return "\n\n".join(table.markdown() for table in self.tables)
+        """The main tables in Markdown, and the notes."""
+        return "\n\n".join([*(table.markdown() for table in self.tables), *self.notes])
 
 
 def build_results(
@@ -72,14 +101,16 @@ def build_results(
     """Score the multiple-choice benchmarks of a run.
 
     Args:
-        items: by benchmark, all that it has.
-        samples: of one model and protocol; several system messages make a table of their own.
+        items: by multiple-choice benchmark, all that it has.
+        samples: of one model and protocol, those of other benchmarks among them; several system
+            messages make a table of their own.
         others: directories of runs to compare with, on the same items.
 
     Raises:
         UserError: a run of ``others`` has no answer to an item of this one.
     """
     results = Results(name, facts)
+    samples = [sample for sample in samples if sample.benchmark in items]
     messages = list(dict.fromkeys(sample.system_message for sample in samples))
     for benchmark, own in items.items():
         by_message = {
@@ -143,8 +174,29 @@ def as_json(results: Results) -> dict[str, Any]:
             }
             for benchmark, runs in results.scores.items()
         },
+        "judged": {
+            head: [_judged_json(one) for one in own] for head, own in results.judged.items()
+        },
+        "toxicity": {
+            head: [dataclasses.asdict(one) for one in own] for head, own in results.toxicity.items()
+        },
+        "notes": results.notes,
         "comparisons": [
             {"first": first, "second": second, "tasks": [dataclasses.asdict(one) for one in found]}
             for first, second, found in results.comparisons
         ],
+    }
+
+
+def _judged_json(one: Judged) -> dict[str, Any]:
+    candidate, reference = one.scores.sum(axis=0).tolist()
+    return {
+        "benchmark": one.benchmark,
+        "reference": one.reference,
+        "items": len(one.scores),
+        "total": candidate,
+        "reference_total": reference,
+        "percent": dataclasses.asdict(macro_ratio([one.scores]).times(100)),
+        "unparsed": one.unparsed,
+        "failed": one.failed,
     }

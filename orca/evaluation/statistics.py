@@ -77,7 +77,8 @@ def macro_ratio(sets: Sequence[np.ndarray], seed: int = 0) -> Interval:
     ratios = []
     for scores in sets:
         means = resampled_means(scores, RESAMPLES, rng)
-        ratios.append(means[:, 0] / means[:, 1])
+        with np.errstate(divide="ignore", invalid="ignore"):  # all of a small resample may be 0
+            ratios.append(means[:, 0] / means[:, 1])
     value = _mean([float(scores[:, 0].sum() / scores[:, 1].sum()) for scores in sets])
     return _interval(value, np.mean(ratios, axis=0))
 

@@ -39,13 +39,15 @@ class Judged:
     Attributes:
         reference: the model whose answers were judged beside them.
         scores: float64 [items, 2]: of the candidate, of the reference.
-        unparsed: reviews without two scores; they are not in ``scores``.
+        unparsed: reviews without two scores; their items are not in ``scores``.
+        failed: reviews that did not come, after all attempts; nor are theirs.
     """
 
     benchmark: str
     reference: str
     scores: np.ndarray
     unparsed: int = 0
+    failed: int = 0
 
 
 def column_head(model: str, protocol: str, system_message: int | None = None) -> str:

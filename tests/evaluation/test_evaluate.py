@@ -16,7 +16,7 @@ from orca.config import CONF_DIR, check_config
 from orca.evaluation import read_samples
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ("benchmark", "engine", "protocol")
+GROUPS = ("benchmark", "engine", "judge", "protocol", "toxicity")
 
 
 def command(out: Path, *options: str) -> list[str]:
