@@ -31,9 +31,13 @@ from orca.evaluation import (
     build_results,
     check_system_messages,
     fingerprint,
+    log_results,
+    overlap,
     save_results,
     stratified,
+    trace_texts,
 )
+from orca.traces import TraceSource
 
 OPTIONS = (
     "benchmark", "protocol", "engine", "logger", "paths", "model_path", "name", "out",
@@ -75,7 +79,14 @@ def main(config: DictConfig) -> None:
     for kind, scorer in scorers.items():
         own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
         scorer.add_to(results, protocol, own, samples, out)
+    if config.traces.path is not None:
+        source = TraceSource(config.traces.files, config.traces.format, config.traces.path)
+        everything = [item for own in items.values() for item in own]
+        results.tables.append(overlap(everything, trace_texts(source)).table())
     save_results(results, out)
+    if config.logger:
+        logger = instantiate(config.logger, directory=config.out, name=config.name)
+        log_results(results, logger)
     print(results.text(), flush=True)
     print(f"{out}: report.md, report.html, report.json, samples/", flush=True)
 

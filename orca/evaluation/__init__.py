@@ -2,10 +2,11 @@
 
 from orca.evaluation.ask import ask_all, check_system_messages
 from orca.evaluation.choose import stratified
+from orca.evaluation.contamination import overlap, trace_texts
 from orca.evaluation.engine import Engine
 from orca.evaluation.item import Benchmark, Item, Sample
 from orca.evaluation.judging import Judging
-from orca.evaluation.page import save_results
+from orca.evaluation.page import log_results, save_results
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records, fingerprint, read_samples
 from orca.evaluation.results import Results, build_results
@@ -25,7 +26,10 @@ __all__ = [
     "build_results",
     "check_system_messages",
     "fingerprint",
+    "log_results",
+    "overlap",
     "read_samples",
     "save_results",
     "stratified",
+    "trace_texts",
 ]

@@ -144,6 +144,16 @@ def _spokes(names: Sequence[str]) -> tuple[tuple[str, float, float, str], ...]:
     return tuple(spokes)
 
 
-def plain_tables(results: Results) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """Head and rows of every table by its title, for a logger."""
-    return {table.title: table.values() for table in (*results.tables, *results.details)}
+def log_results(results: Results, logger: Any) -> None:
+    """Send scores (``eval/<benchmark>/<task>``) and every table to a W&B logger."""
+    logger.log_metrics(
+        {
+            f"eval/{benchmark}/{one.task}": one.accuracy.value
+            for benchmark, runs in results.scores.items()
+            for one in next(iter(runs.values()))
+        }
+    )
+    for table in (*results.tables, *results.details):
+        columns, rows = table.values()
+        logger.log_table(f"eval/{table.title}", columns=columns, data=rows)
+    logger.finalize("success")

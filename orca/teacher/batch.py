@@ -90,6 +90,7 @@ class Batching:
         """
         endpoints = self.teacher.endpoints.items()
         self.clients = {name: BatchClient(name, one, self.teacher) for name, one in endpoints}
+        self.queue.begin(self.read())
         try:
             while not self.stopped:
                 for batch in self.batches.open():

@@ -29,7 +29,7 @@ class Queue:
         self, teacher: Teacher, batches: BatchLedger, budget: float | None, tokens: int | None
     ) -> None:
         self.teacher, self.batches, self.budget = teacher, batches, budget
-        self.freed, self.out_of_money = True, False
+        self.freed = self.out_of_money = False
         self._most: dict[str, float] = dict.fromkeys(teacher.endpoints, tokens or math.inf)
         self._requests: Iterator[Request] = iter(())
         self._held: Request | None = None  # read, and in no batch yet

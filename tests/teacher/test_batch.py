@@ -331,8 +331,12 @@ def test_a_wrong_key_is_told_without_it_and_the_right_one_goes_on(
     assert_each_paid_once(rows, requests, server)
 
 
-def test_the_budget_is_kept_and_a_larger_one_goes_on(batch_server: Start, tmp_path: Path) -> None:
-    server = batch_server(step=0.03)
+def test_the_budget_is_kept_and_a_larger_one_goes_on(
+    batch_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while other batches are under way."""
+    monkeypatch.setattr(batch_queue, "MOST_REQUESTS", 12)
+    server = batch_server(step=0.2)
     requests = queries(100)
     teacher = a_teacher(server, expected_completion_tokens=25.0)
     full, _ = run(teacher, queries(100, "priced"), tmp_path / "all")
@@ -369,21 +373,42 @@ def test_each_kind_of_line_comes_to_its_outcome(batch_server: Start, tmp_path: P
     assert batching.spent == pytest.approx(bill)
 
 
+def leave(server: FaultServer, requests: Sequence[Request], path: Path) -> None:
+    """Send all, and stop when the server was looked at."""
+
+    async def main(batching: Batching) -> None:
+        running = asyncio.create_task(batching.run())
+        while not server.calls("GET"):
+            await asyncio.sleep(0.02)
+        batching.stop()
+        await running
+
+    ledger = Ledger(path, {})
+    asyncio.run(main(batching_of(a_teacher(server), requests, ledger)))
+    ledger.close()
+
+
+def test_a_later_program_sends_what_is_new_before_it_has_collected_what_is_open(
+    batch_server: Start, tmp_path: Path
+) -> None:
+    server = batch_server(step=0.5)
+    requests = queries(20)
+    leave(server, requests[:10], tmp_path / "l")
+    _, rows = run(a_teacher(server), requests, tmp_path / "l")
+    assert_each_paid_once(rows, requests, server)
+    calls = [line["call"] for line in server.lines() if "call" in line]
+    assert calls.count("POST /v1/batches") == 2
+    last = max(n for n, call in enumerate(calls) if call == "POST /v1/batches")
+    assert last < min(n for n, call in enumerate(calls) if call.endswith("/content"))
+
+
 def test_a_batch_that_the_server_lost_is_asked_again_only_on_demand(
     batch_server: Start, tmp_path: Path
 ) -> None:
     old = batch_server(step=60)
     requests = queries(10)
-
-    async def leave(batching: Batching) -> None:
-        running = asyncio.create_task(batching.run())
-        while not old.calls("GET"):
-            await asyncio.sleep(0.02)
-        batching.stop()
-        await running
-
+    leave(old, requests, tmp_path / "l")
     ledger = Ledger(tmp_path / "l", {})
-    asyncio.run(leave(batching_of(a_teacher(old), requests, ledger)))
     assert len(BatchLedger(ledger).open()) == 1
     with pytest.raises(UserError, match="1 open batches of 10 queries: batch=true"):
         check_no_batches(ledger)
