@@ -54,14 +54,14 @@ def main(config: DictConfig) -> None:
     messages = check_system_messages(config.system_message)
     items = {one.name: one.items() for one in benchmarks}
     chosen = stratified([item for own in items.values() for item in own], config.fraction)
-    engine: Engine = instantiate(config.engine, _convert_="all")
     kinds = {one.kind for one in benchmarks}
-    # Before anything is asked, so that what is wrong with them is said first.
+    # Before anything is asked, to fail early, and before engines that fill the device.
     scorers: dict[str, Judging | ToxicityClassifier] = {
         kind: instantiate(config[name], _convert_="all")
         for kind, name in (("judged", "judge"), ("toxicity", "toxicity"))
         if kind in kinds
     }
+    engine: Engine = instantiate(config.engine, _convert_="all")
     out = Path(config.out)
     facts = _facts(engine, protocol, items)
     records = Records(out, facts)
