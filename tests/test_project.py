@@ -22,7 +22,7 @@ GROUPS = sorted(name for name in CONFIGURED if name not in ("experiment", "hydra
 GROUPS.append("model/adapter")
 OTHER_PROGRAMS = (  # tests of these rooms
     *("mixture", "hygiene", "teacher", "gates"),
-    *("benchmark", "engine", "judge", "protocol", "toxicity"),
+    *("benchmark", "engine", "protocol", "judge", "toxicity"),
 )
 OPTIONS = [
     (g, f.stem)
