@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from orca.errors import UserError
 from orca.evaluation.engine import Engine, Output, Prompt
 from orca.evaluation.extraction import first_capital, stated_label
-from orca.evaluation.item import Item, Sample
+from orca.evaluation.item import NEVER_SHOWN, Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records
 from orca.traces.system_messages import SYSTEM_MESSAGES
@@ -56,7 +56,11 @@ def ask_all(
     finally:
         records.write()
     if failed and failed == len(wanted):
-        error = next(sample.error for sample in known.values() if sample.error)
+        first = next(sample for sample in known.values() if sample.error)
+        # A server's message may quote the prompt, in part or escaped.
+        error = first.error
+        if first.benchmark in NEVER_SHOWN:
+            error = f"a message that may quote {first.benchmark}; another benchmark= shows its own"
         raise UserError(f"every request failed, the first with: {error}")
     if failed:
         print(f"{failed:,} requests failed; the same command asks them again", file=sys.stderr)

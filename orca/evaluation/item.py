@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+NEVER_SHOWN = ("toxigen",)
+"""Benchmarks whose texts stand in no report, log or error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

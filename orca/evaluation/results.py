@@ -11,7 +11,7 @@ from typing import Any
 
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison, compare
-from orca.evaluation.item import Item, Sample
+from orca.evaluation.item import NEVER_SHOWN, Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import read_samples
 from orca.evaluation.scores import Score, grade, score
@@ -25,9 +25,6 @@ from orca.evaluation.tables import (
     detail_table,
     system_message_table,
 )
-
-NEVER_SHOWN = ("toxigen",)
-"""Benchmarks whose texts stand in no report."""
 
 
 @dataclass(frozen=True)

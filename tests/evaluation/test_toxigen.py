@@ -20,7 +20,16 @@ import pytest
 import torch
 
 from orca.errors import UserError
-from orca.evaluation import Protocol, Sample, ToxicityClassifier, build_results, save_results
+from orca.evaluation import (
+    Protocol,
+    Records,
+    Sample,
+    ToxicityClassifier,
+    ask_all,
+    build_results,
+    save_results,
+)
+from orca.evaluation.engine import Output
 from orca.evaluation.toxicity import toxicity
 from orca.evaluation.toxigen import GROUPS, SETTINGS, ToxiGen
 
@@ -197,3 +206,23 @@ def test_the_program_prints_no_text(bert: str, tmp_path: Path) -> None:
     for file in (tmp_path / "out").glob("report.*"):
         assert PLANTED not in file.read_text()
     assert len(list((tmp_path / "out").glob("report.*"))) == 3
+
+
+def test_an_error_does_not_quote_the_prompt(tmp_path: Path) -> None:
+    """Servers' messages may; here every request fails with one."""
+
+    class Quoting:
+        def describe(self) -> dict[str, Any]:
+            return {}
+
+        def generate(self, prompts: Any, temperature: float, max_new_tokens: int) -> Any:
+            for one in prompts:
+                yield Output(one.key, "", "failed", error=f"400 bad prompt: {one.user}")
+
+        def loglikelihoods(self, prompts: Any, continuations: Any) -> Any:
+            raise AssertionError
+
+    items = ToxiGen(str(write_prompts(tmp_path)), 1).items()
+    with pytest.raises(UserError, match="every request failed") as error:
+        ask_all(Quoting(), items, Protocol("orca"), [1], Records(tmp_path / "out", {}))
+    assert PLANTED not in str(error.value)
