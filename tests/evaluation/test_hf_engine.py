@@ -312,7 +312,7 @@ def test_attention_that_trees_would_change_is_refused(tmp_path: Path) -> None:
         check_attention(Decoder(model, {1}, 1_000))
     bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
     AutoModelForCausalLM.from_config(bloom).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="Take engine=vllm"):
+    with pytest.raises(UserError, match=r"Serve it \(vLLM\) and take engine=openai"):
         load(Pretrained("bloom", str(tmp_path), 0.0), torch.float32, "cpu")
 
 
