@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from orca.config import check_config, run_program
 from orca.errors import Unfinished, UserError
+from orca.mixture.query_set import MANIFEST
 from orca.mixture.sampling import check_number
 from orca.teacher import (
     Asking,
@@ -63,6 +64,8 @@ def main(config: DictConfig) -> None:
         length = teacher.expected_completion_tokens
         print(plan_report(plan(requests, teacher, length, config.batch)))
         return
+    if (out / MANIFEST).exists():
+        raise UserError(f"out={out} is a query set: give another directory")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,15 +107,21 @@ def collect(config: DictConfig, teacher: Teacher, ledger: Ledger, queries: Path,
     try:
         asyncio.run(_ask(config, asking, progress, shards))
     finally:
+        ledger.end_interrupted()
         traces, _ = shards.write()
         report = {**collection_report(ledger, teacher.name), "traces": traces}
         save_report(report, out)
         print(summary(report, out), flush=True)
     if not asking.complete:
-        why = "the budget has no room for another answer" if asking.out_of_money else "stopped"
+        if asking.out_of_money:
+            raise UserError(
+                f"budget_usd={config.budget_usd} has no room for another answer: "
+                f"${asking.spent:,.2f} spent, ${asking.perhaps:,.2f} perhaps charged for answers "
+                "that never came; a larger one goes on"
+            )
         batches = len(BatchLedger(ledger).open())
         more = f"; {batches} batches go on at the server" if batches else ""
-        raise Unfinished(f"{why}{more}: the same command goes on")
+        raise Unfinished(f"stopped{more}: the same command goes on")
 
 
 async def _ask(

@@ -98,6 +98,14 @@ class Asking:
         if self._told_to_stop:
             for task in self._tasks:
                 task.cancel()
+        elif self._tasks:
+            print(
+                f"stopping: the answers of {len(self._tasks)} requests under way are waited for "
+                f"(at most {self.teacher.timeout:g} s); Ctrl-C again gives them up, and they may "
+                "be charged",
+                file=sys.stderr,
+                flush=True,
+            )
         self._told_to_stop = True
         self._end_serving()
 
@@ -206,7 +214,7 @@ class Asking:
         self._in_a_row[name, "rejected"] += 1
         self.results[name]["rejected"] += 1
         await self.ledger.end(number, "rejected", reply)
-        if self._in_a_row[name, "rejected"] == ALL_REJECTED:
+        if self._in_a_row[name, "rejected"] >= ALL_REJECTED:
             message = (
                 f"endpoint {name} rejects every request ({reply.error}: {reply.reason!r}): see its "
                 "model and teacher.settings"

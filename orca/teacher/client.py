@@ -94,10 +94,13 @@ class Client:
             self.limits.read(error.response.headers)
             after = wait_of(error.response.headers)
             return read_refusal(error.status_code, error.body, self.name, self.endpoint, after)
-        except (TimeoutError, openai.APITimeoutError):
+        except TimeoutError:
             return Retry("timeout")
-        except openai.APIConnectionError:
-            return Retry("connection")
+        except openai.APIConnectionError as error:  # timeouts too
+            if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+                return Retry("unreachable")  # nothing was sent
+            timeout = isinstance(error, openai.APITimeoutError)
+            return Retry("timeout" if timeout else "connection")
         except (openai.OpenAIError, ValueError, RecursionError, OverflowError):
             return Retry("malformed")
 

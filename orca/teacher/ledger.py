@@ -87,10 +87,10 @@ class Ledger:
             raise UserError(
                 f"{path} cannot be used ({error}); does another program collect?"
             ) from None
-        self.interrupted = self._end_interrupted()
+        self._waiting: list[Statement] = []
+        self.interrupted = self.end_interrupted()
         """Requests that were in flight when the last program died."""
         self._next = self._one("SELECT coalesce(max(number), 0) FROM sent") + 1
-        self._waiting: list[Statement] = []
         self._committed: asyncio.Future[None] | None = None
 
     def _check(self, facts: dict[str, Any]) -> None:
@@ -108,7 +108,10 @@ class Ledger:
                     "another out=, or the same settings"
                 )
 
-    def _end_interrupted(self) -> int:
+    def end_interrupted(self) -> int:
+        """Record that what is in flight was given up; how many requests that are."""
+        waiting, self._waiting = self._waiting, []
+        self.write(waiting)
         sql = (
             "SELECT number FROM sent "
             "WHERE batch IS NULL AND number NOT IN (SELECT number FROM ended)"

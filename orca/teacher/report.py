@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orca.mixture.query_set import read_manifest
-from orca.teacher.ledger import INTERRUPTED, Ledger
+from orca.teacher.ledger import INTERRUPTED, WITHDRAWABLE, Ledger
 from orca.teacher.lengths import length_rows, length_table
 from orca.teacher.progress import OUTCOMES
 from orca.teacher.settings import Teacher
@@ -65,7 +65,9 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     if report["gates"]:
         lines.append(f"set aside by gates: {_list(report['gates'])}")
     if report["causes"]:
-        lines.append(f"without an answer because of: {_list(report['causes'])}")
+        lines.append(f"not finished because of: {_list(report['causes'])}")
+    if again := [name for name in WITHDRAWABLE if outcomes.get(name)]:
+        lines.append(f"ask_again=[{','.join(again)}] asks what is {' or '.join(again)} once more")
     if report["failed_attempts"]:
         lines.append(f"failed attempts: {_list(report['failed_attempts'])}")
     if report["perhaps_dollars"]:
@@ -86,7 +88,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
     for title, name in (
         ("Outcomes of queries", "outcomes"),
         ("Set aside by gates", "gates"),
-        ("Why queries have no answer", "causes"),
+        ("Why queries have no finished answer", "causes"),
         ("Attempts that failed", "failed_attempts"),
         ("Answered by endpoint", "by_endpoint"),
         ("Answered by model", "by_model"),

@@ -150,14 +150,14 @@ def test_a_fault_of_the_settings_stops_before_everything_is_rejected(
     monkeypatch.setenv("ORCA_TEST_KEY", "sk-planted")
     server = recorder(400)
     teacher = a_teacher(server.port)
-    endpoint = replace(*teacher.endpoints.values(), key_variable="ORCA_TEST_KEY", concurrency=4)
+    endpoint = replace(*teacher.endpoints.values(), key_variable="ORCA_TEST_KEY", concurrency=64)
     teacher = replace(teacher, endpoints={"e": endpoint})
     texts = [f"query {n}" for n in range(200)]
     with pytest.raises(
         UserError, match=r"rejects every request \(400 wrong: 'no such key: \[key\]"
     ):
         ask(teacher, queries(*texts), tmp_path / "l")
-    assert 20 <= len(server.seen) < 40
+    assert 20 <= len(server.seen) < 200
     server.status = 200
     _, rows = ask(teacher, queries(*texts), tmp_path / "l")
     assert {row["outcome"] for row in rows} == {"finished"} and len(rows) == 200
@@ -302,6 +302,8 @@ def test_stopping_waits_for_answers_and_not_for_limits_and_the_second_time_for_n
         texts = queries(*(f"fault:hang {n}" if times == 2 else str(n) for n in range(20)))
         asking = Asking(teacher, ledger, iter(texts), no_gate)
         assert asyncio.run(stopped(asking, times)) < most and not asking.complete
+        under_way = ledger.end_interrupted()
+        assert (under_way > 0) == (ledger.perhaps() > 0) == (times == 2)
         ledger.close()
 
 

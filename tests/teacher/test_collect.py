@@ -145,8 +145,8 @@ def test_the_budget_stops_cleanly_and_the_same_command_goes_on(
     prices = ["teacher.prices.completion=1000", "teacher.expected_completion_tokens=20"]
     out = tmp_path / "out"
     done = run(command(server, queries, out, *prices, "budget_usd=1.0"), tmp_path)
-    assert done.returncode == 75, done.stderr
-    assert "the budget has no room for another answer" in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "budget_usd=1.0 has no room for another answer" in done.stderr
     ledger = Ledger(out / "ledger.sqlite", {})
     spent, asked = ledger.total("dollars"), len(list(ledger.rows()))
     ledger.close()
@@ -207,6 +207,7 @@ def test_every_option_of_the_groups_composes_into_the_program(group: str, option
         ("ask_again=[length]", "ask_again: 'length' is none of failed, rejected"),
         ("teacher.settings.stream=true", "stream"),
         ("teacher.nme=x", "nme"),
+        ("out=${queries}", "is a query set: give another directory"),
     ],
 )
 def test_an_option_that_cannot_be_is_told_before_anything_is_sent(
@@ -227,7 +228,8 @@ def test_what_failed_is_asked_again_on_demand_and_other_settings_are_refused(
     nowhere = [a.replace(str(server.port), "9") for a in command(server, queries, out, *options)]
     done = run(nowhere, tmp_path)
     assert done.returncode == 0 and "3 failed" in done.stdout, done.stderr
-    assert "without an answer because of: 3 connection" in done.stdout
+    assert "ask_again=[failed] asks what is failed once more" in done.stdout
+    assert "not finished because of: 3 unreachable" in done.stdout
     assert "0 traces" in run(command(server, queries, out, *options), tmp_path).stdout
     assert not server.arrived()
     done = run(command(server, queries, out, *options, "ask_again=[failed]"), tmp_path)
