@@ -72,7 +72,10 @@ def main(config: DictConfig) -> None:
         f"tokens), system message(s) {messages}; {engine.describe()}",
         flush=True,
     )
-    samples = ask_all(engine, chosen, protocol, messages, records)
+    try:
+        samples = ask_all(engine, chosen, protocol, messages, records)
+    finally:
+        records.close()
     others = [Path(directory) for directory in config.compare]
     choice = {one.name: items[one.name] for one in benchmarks if one.kind == "multiple_choice"}
     results = build_results(config.name, facts, protocol, choice, samples, others)

@@ -56,7 +56,7 @@ def ask_all(
     finally:
         records.write()
     if failed and failed == len(wanted):
-        first = next(sample for sample in known.values() if sample.error)
+        first = next(sample for sample in known.values() if sample.finish_reason == "failed")
         # A server's message may quote the prompt, in part or escaped.
         error = first.error
         if first.benchmark in NEVER_SHOWN:
@@ -69,6 +69,8 @@ def ask_all(
 
 def check_system_messages(numbers: Sequence[int]) -> list[int]:
     """Numbers in Table 2; raises :class:`UserError` for others, or for one that is there twice."""
+    if isinstance(numbers, (int, str)):
+        raise UserError(f"system_message={numbers}: a list, as [1] or [1,5,2]")
     messages = list(numbers)
     if not messages or len(set(messages)) < len(messages):
         raise UserError(f"system_message={messages}: one or several different numbers")

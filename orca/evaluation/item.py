@@ -54,10 +54,11 @@ class Sample:
 
     Attributes:
         draw: number of the draw of this item, from 0.
-        seed: of this draw.
+        seed: of this draw; servers are not told it.
         system_message: number in Table 2.
         text: raw output.
-        finish_reason: ``stop``, ``length``, ``content_filter``, or ``failed``: no answer came.
+        finish_reason: ``stop``, ``length``, ``content_filter``, ``other``, or ``failed``: no answer
+            came.
         first_capital: label by the paper's rule; "": none.
         stated: label that the answer states; "": none.
         latency: seconds, of the whole batch where items are batched.
@@ -84,6 +85,11 @@ class Sample:
     def correct(self) -> bool:
         """By the paper's rule."""
         return self.first_capital in self.gold
+
+    @property
+    def format_ok(self) -> bool:
+        """The paper's rule finds an answer."""
+        return bool(self.first_capital)
 
     @property
     def stated_correct(self) -> bool:
