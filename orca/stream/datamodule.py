@@ -76,7 +76,7 @@ class TraceDataModule(L.LightningDataModule):
         num_workers: int,
         seed: int,
         part: str,
-        epochs: int,
+        epochs: float,
         tokenizer: Any,
         template: Template,
     ) -> None:
@@ -99,8 +99,6 @@ class TraceDataModule(L.LightningDataModule):
             raise UserError(f"data.held_out_fraction={held_out_fraction} must lie in [0, 1)")
         if held_out is not None and held_out_fraction:
             raise UserError("data.held_out and data.held_out_fraction exclude each other")
-        if epochs < 1:
-            raise UserError(f"epochs={epochs} must be at least 1")
         self.name, self.part = name, part
         self.source = TraceSource(parts[part], format, path, teacher=part)
         self.held_out = held_out and TraceSource(held_out, format, path, teacher=part)

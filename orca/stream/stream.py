@@ -7,6 +7,7 @@ re-reads one window and the carried examples; it does not replay the epoch.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -65,6 +66,8 @@ class PackStream:
     """Iterate over :class:`StreamPack` from ``state`` to the end of the last epoch.
 
     Args:
+        epochs: passes over the source; of the last one perhaps a part (2.5), which is the beginning
+            of its order.
         capacity: tokens of a pack.
         window: examples of a window (W); no example moves further than W-1 places.
         held_out: queries kept out of training.
@@ -77,7 +80,7 @@ class PackStream:
         encoder: Encoder,
         curriculum: Curriculum,
         *,
-        epochs: int,
+        epochs: float,
         seed: int,
         capacity: int,
         window: int,
@@ -101,12 +104,12 @@ class PackStream:
     @property
     def num_examples(self) -> int:
         """Rows that the whole run reads: epochs × rows of the source."""
-        return self.epochs * len(self.source)
+        return round(self.epochs * len(self.source))
 
     def __iter__(self) -> Iterator[StreamPack]:
         state, unreported = self.state, list[Window]()
         waiting: StreamPack | None = None
-        for epoch in range(state.epoch, self.epochs):
+        for epoch in range(state.epoch, math.ceil(self.num_examples / len(self.source))):
             start = state if epoch == state.epoch else StreamState(epoch=epoch)
             for item in self._walk_epoch(start):
                 if isinstance(item, Window):
@@ -123,7 +126,9 @@ class PackStream:
 
     def _walk_epoch(self, state: StreamState) -> Iterator[Window | StreamPack]:
         """Packs of one epoch from ``state``, each window before its packs (once per run)."""
+        start = state.epoch * len(self.source)
         order = self.curriculum.order(self.source, self.seed, state.epoch)
+        order = order[: self.num_examples - start]
         dataset = WindowDataset(
             self.source, order, self.encoder, self.window, self.held_out, self.on_bad_row
         )
@@ -138,7 +143,7 @@ class PackStream:
             num_before = num_kept - len(came_in)
             last = number == len(dataset) - 1
             packs, carried = pack_window(window.examples, self.capacity, carried, last)
-            begin = state.epoch * len(order) + window.start
+            begin = start + window.start
             for taken, pack in enumerate(packs, start=1):
                 if taken > skip:
                     yield StreamPack(
