@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -49,6 +50,9 @@ class TraceDataModule(L.LightningDataModule):
         held_out: files of validation traces, or None to hold out ``held_out_fraction`` of the
             queries (by a hash of the query's text) of the stage's own part.
         held_out_examples: most traces used for validation.
+        system_message: what the student sees in place of the traces' own, in validation as well;
+            None keeps theirs. Orca 2 (arXiv 2311.11045) calls it prompt erasing.
+        answers_only: the responses are the gold answers alone, in validation as well.
         on_bad_row: ``fail`` names the file and row and stops; ``skip`` counts and lists.
         max_tokens: capacity of a pack and longest example (2,048 in section 3.2).
         window: examples of a packing window.
@@ -67,6 +71,8 @@ class TraceDataModule(L.LightningDataModule):
         held_out: str | Sequence[str] | None,
         held_out_fraction: float,
         held_out_examples: int,
+        system_message: str | None,
+        answers_only: bool,
         on_bad_row: str,
         curriculum: Curriculum,
         max_tokens: int,
@@ -100,8 +106,15 @@ class TraceDataModule(L.LightningDataModule):
         if held_out is not None and held_out_fraction:
             raise UserError("data.held_out and data.held_out_fraction exclude each other")
         self.name, self.part = name, part
-        self.source = TraceSource(parts[part], format, path, teacher=part)
-        self.held_out = held_out and TraceSource(held_out, format, path, teacher=part)
+        source = functools.partial(
+            TraceSource,
+            format=format,
+            root=path,
+            teacher=part,
+            system_message=system_message,
+            answers_only=answers_only,
+        )
+        self.source, self.held_out = source(parts[part]), held_out and source(held_out)
         self.held_out_fraction, self.held_out_examples = held_out_fraction, held_out_examples
         self.on_bad_row, self.curriculum = on_bad_row, curriculum
         self.max_tokens, self.window = max_tokens, window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,35 @@ def test_sources_open_nothing_before_they_are_needed() -> None:
     source = TraceSource("/nowhere/at/all.jsonl", "trace")
     with pytest.raises(UserError, match=r"/nowhere/at/all\.jsonl"):
         len(source)
+
+
+def test_a_student_sees_another_system_message_or_the_answers_alone(tokenizer: Any) -> None:
+    """What is replaced is replaced in training and in validation, and counts as other data."""
+    plain = build(tokenizer)
+    trace = plain.held_out_traces()[0]
+    assert any(plain.source[number].system_message for number in range(20))
+    erased = build(tokenizer, "data.system_message='Be brief.'")
+    assert {erased.source[n].system_message for n in range(20)} == {"Be brief."}
+    assert {one.system_message for one in erased.held_out_traces()} == {"Be brief."}
+    assert [erased.source[n].response for n in range(20)] == [
+        plain.source[n].response for n in range(20)
+    ]
+    without = build(tokenizer, "data.system_message=''")
+    assert {without.source[n].system_message for n in range(20)} == {""}
+    answers = build(tokenizer, "data.answers_only=true")
+    assert answers.held_out_traces()[0].response == f"The answer is {trace.gold_answer}."
+    assert answers.source[0].response == f"The answer is {plain.source[0].gold_answer}."
+    assert answers.source[0].system_message == plain.source[0].system_message
+    prints = {one.source.fingerprint for one in (plain, erased, without, answers)}
+    assert len(prints) == 4
+
+
+def test_answers_alone_need_gold_answers(tmp_path: Path, tokenizer: Any) -> None:
+    row = {"query": "Why?", "response": "Because."}
+    (tmp_path / "chatgpt.jsonl").write_text(json.dumps(row))
+    module = build(
+        tokenizer, "data=local", f"data.path={tmp_path}", "data.format=trace",
+        "data.answers_only=true", "data.held_out_fraction=0", "data.num_workers=0",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"chatgpt\.jsonl, row 1: .*gold_answer"):
+        list(module.stream())

@@ -41,6 +41,8 @@ def data(directory: Path, tokenizer: Any, **changes: Any) -> TraceDataModule:
         "held_out": None,
         "held_out_fraction": 0.0,
         "held_out_examples": 4,
+        "system_message": None,
+        "answers_only": False,
         "on_bad_row": "fail",
         "curriculum": Shuffle(),
         "max_tokens": 256,
