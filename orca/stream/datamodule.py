@@ -56,6 +56,8 @@ class TraceDataModule(L.LightningDataModule):
         on_bad_row: ``fail`` names the file and row and stops; ``skip`` counts and lists.
         max_tokens: capacity of a pack and longest example (2,048 in section 3.2).
         window: examples of a packing window.
+        packing: False gives every example a pack of its own.
+        isolate: False lets training's examples attend to those before them in their pack.
         global_batch: packs of one optimizer step, whatever the number of ranks.
         micro_batch: packs of one forward pass.
         part, epochs, tokenizer, template: given by the program for the stage.
@@ -77,6 +79,8 @@ class TraceDataModule(L.LightningDataModule):
         curriculum: Curriculum,
         max_tokens: int,
         window: int,
+        packing: bool,
+        isolate: bool,
         global_batch: int,
         micro_batch: int,
         num_workers: int,
@@ -118,6 +122,7 @@ class TraceDataModule(L.LightningDataModule):
         self.held_out_fraction, self.held_out_examples = held_out_fraction, held_out_examples
         self.on_bad_row, self.curriculum = on_bad_row, curriculum
         self.max_tokens, self.window = max_tokens, window
+        self.packing, self.isolate = packing, isolate
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.num_workers, self.seed, self.epochs = num_workers, seed, epochs
         self.tokenizer, self.template = tokenizer, template
@@ -137,7 +142,10 @@ class TraceDataModule(L.LightningDataModule):
             "curriculum": self.curriculum.describe(),
             "seed": self.seed,
             "epochs": self.epochs,
-            "packing": f"capacity {self.max_tokens}, window {self.window}",
+            "packing": f"capacity {self.max_tokens}, window {self.window}"
+            if self.packing
+            else "none: every example is a pack",
+            **({} if self.isolate else {"isolation": "none: examples see those before them"}),
             "bad rows": self.on_bad_row,
             "held out": self.held_out.fingerprint if self.held_out else self.held_out_fraction,
             **self.encoder.fingerprint(),
@@ -153,6 +161,7 @@ class TraceDataModule(L.LightningDataModule):
             seed=self.seed,
             capacity=self.max_tokens,
             window=self.window,
+            packing=self.packing,
             held_out=HeldOut(self.held_out_fraction, self._held_out_queries),
             on_bad_row=self.on_bad_row,
             num_workers=self.num_workers,
@@ -173,6 +182,7 @@ class TraceDataModule(L.LightningDataModule):
             world_size=world_size,
             rank=rank,
             begun=self.examples_read,
+            isolate=self.isolate,
         )
         return self._loader
 

@@ -70,6 +70,7 @@ class PackStream:
             of its order.
         capacity: tokens of a pack.
         window: examples of a window (W); no example moves further than W-1 places.
+        packing: False gives every example a pack of its own.
         held_out: queries kept out of training.
         on_bad_row: ``fail`` or ``skip``.
     """
@@ -84,6 +85,7 @@ class PackStream:
         seed: int,
         capacity: int,
         window: int,
+        packing: bool = True,
         held_out: HeldOut | None = None,
         on_bad_row: str = "fail",
         num_workers: int = 0,
@@ -96,6 +98,7 @@ class PackStream:
         self.seed = seed
         self.capacity = capacity
         self.window = window
+        self.packing = packing
         self.held_out = held_out or HeldOut()
         self.on_bad_row = on_bad_row
         self.num_workers = num_workers
@@ -142,7 +145,10 @@ class PackStream:
             came_in = () if carried is None else tuple((e.place, e.rank) for e in carried.examples)
             num_before = num_kept - len(came_in)
             last = number == len(dataset) - 1
-            packs, carried = pack_window(window.examples, self.capacity, carried, last)
+            if self.packing:
+                packs, carried = pack_window(window.examples, self.capacity, carried, last)
+            else:
+                packs = [Pack([example]) for example in window.examples]
             begin = start + window.start
             for taken, pack in enumerate(packs, start=1):
                 if taken > skip:

@@ -152,3 +152,33 @@ def test_answers_alone_need_gold_answers(tmp_path: Path, tokenizer: Any) -> None
     )  # fmt: skip
     with pytest.raises(UserError, match=r"chatgpt\.jsonl, row 1: .*gold_answer"):
         list(module.stream())
+
+
+def test_without_isolation_a_pack_is_one_sequence_with_the_same_targets(tokenizer: Any) -> None:
+    isolated, joined = (
+        next(iter(build(tokenizer, f"data.isolate={value}").train_dataloader())).micro_batches[0]
+        for value in ("true", "false")
+    )
+    assert len(isolated.boundaries) >= 3, "two examples in a pack"
+    assert joined.boundaries.tolist() == [0, int(isolated.boundaries[-1])]
+    length = joined.input_ids.shape[1]
+    assert joined.position_ids[0].tolist() == list(range(length)) and joined.longest == length
+    assert joined.input_ids.equal(isolated.input_ids) and joined.labels.equal(isolated.labels)
+    module = build(tokenizer, "data.isolate=false")
+    assert "none" in module.facts()["isolation"]
+    assert "isolation" not in build(tokenizer).facts()
+    held_out = next(iter(module.val_dataloader()))
+    assert len(held_out.boundaries) >= 3, "validation is always isolated"
+
+
+def test_without_packing_every_example_is_a_pack_in_the_curriculums_order(tokenizer: Any) -> None:
+    module = build(tokenizer, "data.packing=false", "curriculum=given", "data.global_batch=4")
+    items = list(module.stream())
+    assert [len(item.pack.examples) for item in items] == [1] * 840
+    numbers = [item.pack.examples[0].number for item in items]
+    assert numbers == list(range(840))
+    state = items[99].state
+    again = [item.pack.examples[0].number for item in module.stream(state)]
+    assert again == numbers[100:]
+    steps = list(module.train_dataloader())
+    assert len(steps) == 210 and all(len(step.packs) == 4 for step in steps)

@@ -43,6 +43,8 @@ def data(directory: Path, tokenizer: Any, **changes: Any) -> TraceDataModule:
         "held_out_examples": 4,
         "system_message": None,
         "answers_only": False,
+        "packing": True,
+        "isolate": True,
         "on_bad_row": "fail",
         "curriculum": Shuffle(),
         "max_tokens": 256,
