@@ -77,8 +77,8 @@ def main(config: DictConfig) -> None:
     finally:
         records.close()
     others = [Path(directory) for directory in config.compare]
-    choice = {one.name: items[one.name] for one in benchmarks if one.kind == "multiple_choice"}
-    results = build_results(config.name, facts, protocol, choice, samples, others)
+    gold = {one.name: items[one.name] for one in benchmarks if one.kind not in scorers}
+    results = build_results(config.name, facts, protocol, gold, samples, others)
     for kind, scorer in scorers.items():
         own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
         scorer.add_to(results, protocol, own, samples, out)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from orca.answers import given_answer, is_exact_answer
 from orca.errors import UserError
 from orca.evaluation.engine import Engine, Output, Prompt
 from orca.evaluation.extraction import first_capital, stated_label
@@ -107,7 +108,7 @@ def _samples(engine: Engine, missing: dict[Key, Item], protocol: Protocol) -> It
 
 
 def _sample(item: Item, key: Key, seed: int, output: Output) -> Sample:
-    choice = bool(item.labels) and output.finish_reason != "failed"
+    capital, stated = _read(item, output)
     return Sample(
         item=item.id,
         benchmark=item.benchmark,
@@ -119,13 +120,25 @@ def _sample(item: Item, key: Key, seed: int, output: Output) -> Sample:
         text=output.text,
         finish_reason=output.finish_reason,
         gold=item.gold,
-        first_capital=first_capital(output.text, item.labels) if choice else "",
-        stated=stated_label(output.text, item.labels, item.options) if choice else "",
+        first_capital=capital,
+        stated=stated,
         prompt_tokens=output.prompt_tokens,
         new_tokens=output.new_tokens,
         latency=output.latency,
         error=output.error,
     )
+
+
+def _read(item: Item, output: Output) -> tuple[str, str]:
+    """The answer by the paper's rule, and the stated one."""
+    if output.finish_reason == "failed" or not item.gold:
+        return "", ""
+    if item.labels:
+        text = output.text
+        return first_capital(text, item.labels), stated_label(text, item.labels, item.options)
+    (gold,) = item.gold
+    given = gold if is_exact_answer(output.text, gold) else given_answer(output.text)
+    return given, given
 
 
 def _most_likely(
