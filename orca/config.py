@@ -67,7 +67,8 @@ def sweep_job_name(number: Any) -> str:
     arguments = json.loads(os.environ.get(ARGUMENTS_VARIABLE, "[]"))
     given = [text for text in arguments if "=" in text and not text.startswith("-")]
     swept = {o.key_or_group for o in parser.parse_overrides(given) if o.is_sweep_override()}
-    swept |= {str(key) for key in OmegaConf.select(HydraConfig.get(), "sweeper.params") or ()}
+    sweeper: Any = HydraConfig.get().sweeper
+    swept |= {str(key) for key in OmegaConf.select(sweeper, "params") or ()}
     job = parser.parse_overrides(list(HydraConfig.get().overrides.task))
     parts = [f"{o.key_or_group}={o.get_value_string()}" for o in job if o.key_or_group in swept]
     return ",".join(parts).replace("/", "_") or str(number)

@@ -76,7 +76,9 @@ def test_every_option_of_the_groups_composes_into_the_program(group: str, option
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("fraction=2", "fraction=2: more than 0"),
+        ("fraction=2", "fraction=2: a number above 0"),
+        ("fraction=10%", "fraction=10%: a number above 0"),
+        ("system_message=1", "system_message=1: a list"),
         ("system_message=[99]", "is no number in Table 2"),
         ("protocol.draws=2", "every draw would be the same"),
         ("benchmark.truthfulqa.path=/nowhere", "/nowhere"),
