@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from orca.decoding import tokens_that_fit
 from orca.errors import UserError
 from orca.evaluation.model_engine import ModelEngine
 from orca.traces import Template, begins_with_bos
-from orca.training import Pretrained
+from orca.training import Pretrained, weights_hash
 
 
 class HFEngine(ModelEngine):
@@ -65,7 +64,7 @@ class HFEngine(ModelEngine):
 
     def describe(self) -> dict[str, Any]:
         """The model, its weights, and how it is computed."""
-        weights = weights_fingerprint(self.directory)
+        weights = weights_hash(self.directory)[:16]
         return {"engine": "hf", "model": self.model, "weights": weights, **super().describe()}
 
 
@@ -111,17 +110,3 @@ def set_template(tokenizer: Any, template: Template | None, model: str) -> None:
             f"model={model} has no chat template: say how to ask it, for example with "
             "template@engine.template=orca"
         )
-
-
-def weights_fingerprint(directory: Path) -> str:
-    """Hash of the names, sizes and 64 evenly spaced pieces of the weight files: cheap, and
-    another one after every training step."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for piece in range(64):
-                file.seek(size * piece // 64)
-                digest.update(file.read(4096))
-    return digest.hexdigest()[:16]
