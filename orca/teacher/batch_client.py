@@ -61,9 +61,12 @@ class BatchClient:
         return await self._call(self._find(file, token))
 
     async def _find(self, file: str | None, token: str) -> str | None:
-        async for remote in self._openai.batches.list(limit=100):
-            if (remote.metadata or {}).get(TOKEN) == token or remote.input_file_id == file:
-                return _id(remote)
+        try:
+            async for remote in self._openai.batches.list(limit=100):
+                if (remote.metadata or {}).get(TOKEN) == token or remote.input_file_id == file:
+                    return _id(remote)
+        except AttributeError:  # the package takes any body, a proxy's HTML page too, for a list
+            raise NotNow("the answer is malformed") from None
         return None
 
     async def look(self, remote: str) -> Remote | None:

@@ -130,6 +130,20 @@ def test_a_batch_whose_creation_is_not_answered_is_made_once(
     assert fault in {line["fault"] for line in server.lines() if "call" in line}
 
 
+@pytest.mark.parametrize("fault", ["html", "cut", "500", "429", "reset"])
+def test_a_list_that_cannot_be_read_is_asked_for_again(
+    fault: str, batch_server: Start, tmp_path: Path
+) -> None:
+    """Taken for one without the batch, it would have the batch made and paid twice."""
+    force = ["POST /v1/batches=500_after", f"GET /v1/batches={fault}"]
+    server = batch_server(step=0.03, list_delay=0.05, force=force)
+    requests = queries(5)
+    _, rows = run(a_teacher(server), requests, tmp_path / "l")
+    assert_each_paid_once(rows, requests, server)
+    lists = [line["fault"] for line in server.lines() if line.get("call") == "GET /v1/batches"]
+    assert lists[0] == fault and len(lists) > 1
+
+
 def forked(go: Callable[[], Any]) -> int:
     """Run ``go`` in a child; its process id."""
     if child := os.fork():
