@@ -308,10 +308,11 @@ def test_stopping_waits_for_answers_and_not_for_limits_and_the_second_time_for_n
 
 
 def test_the_budget_is_kept_though_answers_are_long_and_used_though_one_was_dear(
-    fault_server: Callable[..., Any], tmp_path: Path
+    fault_server: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers may have 1,000 tokens and have 20: what is under way is reserved at its longest, and
     what turns out cheap gives its place to others."""
+    monkeypatch.setattr("orca.teacher.ask.WAIT_FOR_MONEY", 0.02)
     server = fault_server(latency=0.05)
     prices = Prices(0.0, 1000.0, "2026-11-22")  # a dollar for 1,000 tokens
     teacher = replace(a_teacher(server.port, settings={"max_tokens": 1000}), prices=prices)
