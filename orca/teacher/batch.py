@@ -25,7 +25,8 @@ from orca.teacher.batch_client import BatchClient, NotNow, write_row
 from orca.teacher.batch_ledger import Batch, BatchLedger, Waiting, over
 from orca.teacher.batch_queue import Queue
 from orca.teacher.client import Retry, redact
-from orca.teacher.ledger import Gate, Ledger, Statement, ended, finished
+from orca.teacher.ledger import Gate, Ledger
+from orca.teacher.records import Statement, ended, finished
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
 from orca.teacher.weigh import judged, weigh
@@ -232,15 +233,14 @@ class Batching:
             results[kind] += 1
             spent += (cost := full * (1 - self.teacher.prices.batch_discount))
             if again:
-                end = ended(number, kind, reply, cost)
-                statements += over(batch, number, end)
+                statements += over(batch, number, ended(number, kind, reply, cost))
                 self.queue.again(one.request, one.attempt + 1)
                 continue
             found, fault = judged(self.gate, one.request, reply)
             if fault is not None:
                 self.fail(fault)
-            end, row = finished(number, one.request, reply, cost, one.attempt, found)
-            statements += over(batch, number, end, row)
+            last = finished(number, one.request, reply, cost, one.attempt, found)
+            statements += over(batch, number, *last)
             outcomes[reply.outcome] += 1
         self.ledger.write(statements)
         self.spent += spent

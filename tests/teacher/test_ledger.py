@@ -85,6 +85,23 @@ def test_what_one_record_spoils_takes_no_other_with_it(tmp_path: Path) -> None:
     assert len(list(ledger.rows())) == 4, "the ledger cannot be written any more"
 
 
+def test_the_end_and_the_outcome_of_a_query_are_kept_together_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    """Also where another record fails with which they were to be committed."""
+    ledger = Ledger(tmp_path / "l.sqlite", {})
+
+    async def some() -> None:
+        await answer(ledger, 1)
+        await asyncio.gather(*(answer(ledger, n) for n in (1, 2)), return_exceptions=True)
+
+    asyncio.run(some())
+    assert sorted(row["query"] for row in ledger.rows()) == ["cot.1", "cot.2"]
+    numbers = {row["sent"] for row in ledger.rows()}
+    assert {number for (number,) in ledger.select("SELECT number FROM ended")} == numbers
+    assert ledger.total("dollars") == 0.5, "an end without its outcome"
+
+
 def test_what_may_have_been_charged_without_an_answer_is_counted_apart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite", {})
 
