@@ -22,10 +22,10 @@ from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import write_query_set
 from orca.teacher import Endpoint, Ledger, Prices, Teacher
 from orca.teacher.client import Client
-from orca.teacher.embedded import write_embedded
 from orca.teacher.request import Reply, Request
 from orca.traces import Trace, TraceSource
 from orca.training import Pretrained
+from orca.training.embedded import write_embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "models/smollm2"
