@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from orca.teacher.client import Client, Refused, Retry
-from orca.teacher.ledger import UNKNOWN, Gate, Ledger
+from orca.teacher.ledger import UNKNOWN, Judge, Ledger
 from orca.teacher.limits import LONGEST_PAUSE, Limits
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
+from orca.teacher.telling import tell
 from orca.teacher.weigh import judged, weigh
 from orca.teacher.work import Task, Work
 
@@ -25,7 +25,7 @@ class Asking:
     """One run over the queries.
 
     Args:
-        gate: says which responses are set aside.
+        judge: says which responses are set aside.
         budget: US dollars, of all programs that added to the ledger together; None: no limit.
 
     Attributes:
@@ -44,14 +44,14 @@ class Asking:
         teacher: Teacher,
         ledger: Ledger,
         requests: Iterator[Request],
-        gate: Gate,
+        judge: Judge,
         budget: float | None = None,
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
         self.clients = {name: Client(name, one, teacher) for name, one in teacher.endpoints.items()}
         self.work = Work(requests)
-        self.gate = gate
+        self.judge = judge
         self.budget = budget
         self.outcomes = Counter(ledger.counts("outcome"))
         self.results: dict[str, Counter[str]] = {name: Counter() for name in self.clients}
@@ -99,12 +99,10 @@ class Asking:
             for task in self._tasks:
                 task.cancel()
         elif self._tasks:
-            print(
+            tell(
                 f"stopping: the answers of {len(self._tasks)} requests under way are waited for "
                 f"(at most {self.teacher.timeout:g} s); Ctrl-C again gives them up, and they may "
-                "be charged",
-                file=sys.stderr,
-                flush=True,
+                "be charged"
             )
         self._told_to_stop = True
         self._end_serving()
@@ -228,7 +226,7 @@ class Asking:
         if not self.clients:
             raise refused
         rest = ", ".join(self.clients)
-        print(f"{refused}; going on without it: {rest}", file=sys.stderr, flush=True)
+        tell(f"{refused}; going on without it: {rest}")
 
     async def _end(self, client: Client, number: int, task: Task, answer: Reply | Retry) -> None:
         """Record how the attempt ended; then ask again, or record what the query came to."""
@@ -261,7 +259,7 @@ class Asking:
         if not last:
             await self.ledger.end(number, kind, reply, dollars)
             return
-        found, fault = judged(self.gate, task.request, reply)
+        found, fault = judged(self.judge, task.request, reply)
         await self.ledger.finish(number, task.request, reply, dollars, task.attempt, found)
         self.outcomes[reply.outcome] += 1
         self.done[client.name] += 1

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orca.errors import UserError
 from orca.teacher.ledger import Ledger
 from orca.teacher.records import Statement, ended, sent
 from orca.teacher.request import Request
@@ -123,6 +124,16 @@ class BatchLedger:
                     (result, time.time(), batch.number),
                 ),
             ]
+        )
+
+
+def check_no_batches(ledger: Ledger) -> None:
+    """Raise :class:`UserError` where batches are open: their queries are asked already."""
+    if batches := BatchLedger(ledger).open():
+        requests = sum(batch.requests for batch in batches)
+        raise UserError(
+            f"{ledger.path} has {len(batches)} open batches of {requests:,} queries: "
+            "batch=true collects them"
         )
 
 

@@ -18,7 +18,7 @@ from orca.teacher.limits import Limits
 from orca.teacher.request import Outcome, Reply, Request
 from orca.teacher.settings import Endpoint, Teacher
 
-OUTCOMES: dict[str, Outcome] = {
+OUTCOME_OF: dict[str, Outcome] = {
     "stop": "finished",
     "length": "length",
     "content_filter": "content_filter",
@@ -173,7 +173,7 @@ def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
             return Retry("malformed")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return Retry("malformed")
-    outcome = OUTCOMES.get(finish, "other")
+    outcome = OUTCOME_OF.get(finish, "other")
     model, finish = clean(str(body.get("model", ""))), clean(finish)
     return Reply(outcome, endpoint, clean(text), model, finish, *tokens, latency=latency)
 

@@ -13,8 +13,8 @@ from orca.errors import Unfinished, UserError
 from orca.mixture.query_set import MANIFEST
 from orca.mixture.sampling import check_number
 from orca.teacher.ask import Asking, unanswered
-from orca.teacher.batch import LOST, Batching, check_no_batches
-from orca.teacher.batch_ledger import BatchLedger
+from orca.teacher.batch import LOST, Batching
+from orca.teacher.batch_ledger import BatchLedger, check_no_batches
 from orca.teacher.gates import Gate, run_gates
 from orca.teacher.ledger import Ledger
 from orca.teacher.plan import plan, plan_report

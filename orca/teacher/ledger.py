@@ -33,8 +33,8 @@ WITHDRAWABLE = ("failed", "rejected")
 JUDGED = "outcome IN ('finished', 'length')"
 """Replies that gates judge: what may become a trace."""
 
-Gate = Callable[[Request, str], tuple[str, str] | None]
-"""(gate, reason) where a response is rejected."""
+Judge = Callable[[Request, str], tuple[str, str] | None]
+"""Says which gate rejects a response, and why; None: none does."""
 
 
 class Ledger:
@@ -195,8 +195,8 @@ class Ledger:
         self.write([("DELETE FROM replies WHERE outcome = ?", (one,)) for one in outcomes])
         return sum(there_are.get(one, 0) for one in outcomes)
 
-    def judge(self, gates: Any, gate: Gate) -> int:
-        """Let ``gate`` judge every response again where other gates judged them.
+    def judge(self, gates: Any, judge: Judge) -> int:
+        """Judge every response again where other gates judged them.
 
         Args:
             gates: description of the gates, which says whether they are the same.
@@ -208,7 +208,7 @@ class Ledger:
             return 0
         other: list[Statement] = []
         for row in self.rows(JUDGED):
-            found = gate(request_of(row), row["response"]) or ("", "")
+            found = judge(request_of(row), row["response"]) or ("", "")
             if found != (row["gate"], row["reason"]):
                 update = "UPDATE replies SET gate = ?, reason = ? WHERE number = ?"
                 other.append((update, (*found, row["number"])))

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from orca.errors import UserError
 from orca.teacher.request import Request
 from orca.teacher.settings import Endpoint, Prices, Teacher
+from orca.teacher.telling import duration
 
 MINUTES_PER_DAY = 24 * 60
 
@@ -201,13 +202,9 @@ def _time(plan: Plan) -> str:
             f"{', '.join(without)} (requests_per_minute, tokens_per_minute)"
         )
     return (
-        f"time: {_duration(plan.days)} with every endpoint at its limit all the time; refusals, "
-        "retries and slow answers come on top"
+        f"time: {duration(plan.days * 86_400)} with every endpoint at its limit all the time; "
+        "refusals, retries and slow answers come on top"
     )
-
-
-def _duration(days: float) -> str:
-    return f"{days:,.1f} days" if days >= 2 else f"{days * 24:,.1f} hours"
 
 
 def _endpoints(plan: Plan) -> list[str]:

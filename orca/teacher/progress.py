@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from orca.teacher.ask import Asking
 from orca.teacher.batch import Batching
-from orca.teacher.request import Outcome
+from orca.teacher.request import OUTCOMES
+from orca.teacher.telling import duration, tell
 
 TELL_EVERY = 10.0  # seconds
 RATE_OVER = 6  # as many tellings
-OUTCOMES = get_args(Outcome)
 Log = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the number of queries that are done."""
 
@@ -77,7 +76,7 @@ class Progress:
         lines = [
             f"{done:,} of {self.total:,} queries done, "
             f"{asking.outcomes['finished'] / max(done, 1):.1%} finished; {rate:.1f}/s, "
-            f"{_duration(left / rate) if rate else 'unknown time'} left; "
+            f"{duration(left / rate) if rate else 'unknown time'} left; "
             f"${asking.spent:,.2f}{budget}"
             + (f" and perhaps ${asking.perhaps:,.2f} without an answer" if asking.perhaps else "")
             + (f"; {asking.later:,} wait to be asked again" if asking.later else "")
@@ -120,15 +119,8 @@ async def show_progress(progress: Progress, log: Log | None, each: Callable[[], 
         await asyncio.sleep(TELL_EVERY)
         progress.look()
         if (lines := progress.lines()) != told:
-            print("\n".join(lines), file=sys.stderr, flush=True)
+            tell("\n".join(lines))
         told = lines
         if log is not None:
             log(progress.metrics(), progress.asking.outcomes.total())
         each()
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

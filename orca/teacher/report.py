@@ -10,7 +10,7 @@ from typing import Any
 from orca.mixture.query_set import read_manifest
 from orca.teacher.ledger import INTERRUPTED, WITHDRAWABLE, Ledger
 from orca.teacher.lengths import length_rows, length_table
-from orca.teacher.progress import OUTCOMES
+from orca.teacher.request import OUTCOMES
 from orca.teacher.settings import Teacher
 
 

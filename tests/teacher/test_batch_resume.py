@@ -22,8 +22,7 @@ from orca.errors import UserError
 from orca.mixture.query import QUERY_SCHEMA
 from orca.mixture.query_set import write_query_set
 from orca.teacher import Batching, Endpoint, Ledger, Prices, Teacher, batch
-from orca.teacher.batch import check_no_batches
-from orca.teacher.batch_ledger import BatchLedger
+from orca.teacher.batch_ledger import BatchLedger, check_no_batches
 from orca.teacher.request import Request
 
 from .batches import a_teacher, assert_each_paid_once, batching_of, paid, queries, run
