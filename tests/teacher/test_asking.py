@@ -139,7 +139,8 @@ def test_an_endpoint_that_refuses_is_left_out_and_the_others_go_on(
     assert bad.seen, "the endpoint that refuses was never asked"
     assert [row["outcome"] for row in rows] == ["finished"] * 10
     assert f"endpoint e{bad.port}" in (told := capsys.readouterr().err)
-    assert "answers 401: check address, model and the key" in told and f"e{good.port}" in told
+    assert "answers 401 'no such key: sk-planted': check address, model and the key" in told
+    assert f"going on without it: e{good.port}" in told
     with pytest.raises(UserError, match="answers 401"):
         ask(a_teacher(bad.port), queries("a", "b"), tmp_path / "other")
 
