@@ -80,6 +80,7 @@ class Batching:
         self._looks: Counter[int] = Counter()
         self._results: dict[int, Counter[str]] = {}  # of a batch's lines, in this program
         self._faults: Counter[str] = Counter()
+        self._told: dict[int, str] = {}  # what a batch waits for, told once
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -141,10 +142,15 @@ class Batching:
     async def _advance(self, batch: Batch) -> None:
         if self.stopped:
             return
+        fault = ""
         try:
             await (self._create(batch) if batch.remote is None else self._look(batch))
         except NotNow as error:
-            tell(f"batch {batch.number} at {batch.endpoint}: {error}; tried again soon")
+            fault = str(error)
+        if fault and fault != self._told.get(batch.number):
+            where = f"batch {batch.number} at {batch.endpoint}"
+            tell(f"{where}: {fault}; tried again every {self.poll:g} s")
+        self._told[batch.number] = fault
 
     def _taken(self) -> set[int]:
         """Batches that the server has found valid."""

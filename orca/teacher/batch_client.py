@@ -91,7 +91,7 @@ class BatchClient:
         except openai.APIStatusError as error:
             status, body = error.status_code, error.body
         except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise NotNow(type(error).__name__) from None
+            raise NotNow(f"{type(error).__name__} at {self.endpoint.base_url}") from None
         try:
             answer = read_refusal(status, body, self.name, self.endpoint)
         except Refused as refused:

@@ -15,18 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from orca.errors import UserError
-from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import write_query_set
 from orca.teacher import Batching, Endpoint, Ledger, Prices, Teacher, batch
+from orca.teacher.batch_client import BatchClient
 from orca.teacher.batch_ledger import BatchLedger, check_no_batches
 from orca.teacher.request import Request
 
 from .batches import a_teacher, assert_each_paid_once, batching_of, paid, queries, run
-from .conftest import FaultServer, Start
+from .conftest import FaultServer, Start, write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +58,29 @@ def test_a_list_that_cannot_be_read_is_asked_for_again(
     assert_each_paid_once(rows, requests, server)
     lists = [line["fault"] for line in server.lines() if line.get("call") == "GET /v1/batches"]
     assert lists[0] == fault and len(lists) > 1
+
+
+def test_what_a_batch_waits_for_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uploads, upload = [], BatchClient.upload
+
+    async def counted(self: BatchClient, name: str, content: bytes) -> str:
+        uploads.append(name)
+        if len(uploads) == 6:
+            batching.stop()
+        return await upload(self, name, content)
+
+    monkeypatch.setattr(BatchClient, "upload", counted)
+    nowhere = Endpoint("http://127.0.0.1:9/v1", "m")
+    ledger = Ledger(tmp_path / "l", {})
+    teacher = Teacher("t", {"e": nowhere}, Prices(0, 0, "none"))
+    batching = batching_of(teacher, queries(3), ledger, poll=0.01)
+    asyncio.run(batching.run())
+    ledger.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    words = "batch 1 at e: APIConnectionError at http://127.0.0.1:9/v1; tried again every 0.01 s"
+    assert len(uploads) == 6 and line.endswith(words)
 
 
 def forked(go: Callable[[], Any]) -> int:
@@ -188,21 +209,7 @@ def test_a_batch_that_the_server_lost_is_asked_again_only_on_demand(
 
 @pytest.fixture(scope="module")
 def query_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [
-        {
-            "id": one.id,
-            "collection": "cot",
-            "task": "cot_test",
-            "system_message_id": 16,
-            "system_message": one.system_message,
-            "query": one.query,
-            "targets": [],
-        }
-        for one in queries(200)
-    ]
-    out = tmp_path_factory.mktemp("queries") / "set"
-    write_query_set(out, pa.Table.from_pylist(rows, QUERY_SCHEMA).to_batches(), {})
-    return out
+    return write_set(tmp_path_factory.mktemp("queries") / "set", queries(200))
 
 
 def command(server: FaultServer, query_set: Path, out: Path, *options: str) -> list[str]:
