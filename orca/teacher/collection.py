@@ -17,7 +17,7 @@ from orca.teacher.batch import LOST, Batching
 from orca.teacher.batch_ledger import BatchLedger, check_no_batches
 from orca.teacher.gates import Gate, run_gates
 from orca.teacher.ledger import Ledger
-from orca.teacher.plan import plan, plan_report
+from orca.teacher.plan import Plan, plan, plan_report, remaining_report
 from orca.teacher.progress import Progress, show_progress
 from orca.teacher.queries import count_requests, read_requests
 from orca.teacher.report import collection_report, ledger_facts, save_report, summary
@@ -78,11 +78,35 @@ class Collection:
             raise UserError("budget_usd: the prices of this teacher are 0 (teacher.prices)")
 
     def plan(self) -> str:
-        """Requests, tokens, dollars and days, before anything is sent."""
-        batches = read_requests(self.queries, self.limit)
-        requests = (request for batch in batches for request in batch)
+        """Requests, tokens, dollars and days, before anything is sent: of the whole, and of what
+        remains where a ledger has some of it."""
+        whole = self._plan(one for batch in self._batches() for one in batch)
+        if not self._ledger_file.exists():
+            return plan_report(whole)
+        try:
+            ledger = self._open_ledger()
+        except UserError as error:
+            return f"{plan_report(whole)}\nwhat remains of it is unknown: {error}"
+        try:
+            rest = self._plan(unanswered(self._batches(), ledger))
+            remains = remaining_report(rest, whole, ledger.total("dollars"), ledger.path)
+        finally:
+            ledger.close()
+        return f"{plan_report(whole)}\n{remains}"
+
+    def _plan(self, requests: Iterator[Request]) -> Plan:
         length = self.teacher.expected_completion_tokens
-        return plan_report(plan(requests, self.teacher, length, self.batch))
+        return plan(requests, self.teacher, length, self.batch)
+
+    def _batches(self) -> Iterator[list[Request]]:
+        return read_requests(self.queries, self.limit)
+
+    @property
+    def _ledger_file(self) -> Path:
+        return self.out / "ledger.sqlite"
+
+    def _open_ledger(self) -> Ledger:
+        return Ledger(self._ledger_file, ledger_facts(self.teacher, self.queries))
 
     def run(self) -> None:
         """Ask, and write what was answered, whatever ends it.
@@ -91,13 +115,15 @@ class Collection:
             UserError: something must be changed first, a larger budget for example.
             Unfinished: it was stopped, and can go on.
         """
+        for endpoint in self.teacher.endpoints.values():
+            endpoint.key()
         if (self.out / MANIFEST).exists():
             raise UserError(f"out={self.out} is a query set: give another directory")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"out={self.out} cannot be a directory: {error.strerror}") from None
-        ledger = Ledger(self.out / "ledger.sqlite", ledger_facts(self.teacher, self.queries))
+        ledger = self._open_ledger()
         try:
             self._collect(ledger)
         finally:
@@ -105,17 +131,19 @@ class Collection:
 
     def _collect(self, ledger: Ledger) -> None:
         self._prepare(ledger)
-        keep = {"finished", "length"} if self.teacher.on_length == "keep" else {"finished"}
-        shards = Shards(ledger, self.out, self.teacher.name, keep, self.student_system_message)
+        teacher = self.teacher
+        keep, message = set(teacher.traced), self.student_system_message
+        shards = Shards(ledger, self.out, teacher.name, keep, message)
         shards.write()
+        total, before = count_requests(self.queries, self.limit), self._done(ledger)
         asking = self._asking(ledger)
-        progress = Progress(asking, count_requests(self.queries, self.limit))
+        progress = Progress(asking, total, before)
         try:
             asyncio.run(self._ask(asking, progress, shards))
         finally:
             ledger.end_interrupted()
             traces, _ = shards.write()
-            report = {**collection_report(ledger, self.teacher.name), "traces": traces}
+            report = collection_report(ledger, teacher, self.queries, traces)
             save_report(report, self.out)
             print(summary(report, self.out), flush=True)
         if not asking.complete:
@@ -131,13 +159,26 @@ class Collection:
         ledger.note("models", models)
         if again := ledger.withdraw(one for one in self.ask_again if one != LOST):
             print(f"{again:,} queries are asked again")
+        there_are = ledger.counts("outcome")
+        for outcome in ("length", "content_filter"):
+            if self.teacher.policy(outcome) == "again" and (kept := there_are.get(outcome)):
+                print(
+                    f"{kept:,} queries whose answers ended by {outcome} keep that outcome: "
+                    f"teacher.on_{outcome}=again holds for answers that are yet to come"
+                )
+
+    def _done(self, ledger: Ledger) -> int:
+        """How many of the queries have their outcome."""
+        if self.limit is None:  # all that the ledger has are of this query set
+            return sum(ledger.counts("outcome").values())
+        return sum(ledger.done(batch) for batch in self._batches())
 
     def _judge(self, request: Request, text: str) -> tuple[str, str] | None:
         return run_gates(self.gates.values(), request, text)
 
     def _asking(self, ledger: Ledger) -> Asking | Batching:
         def requests() -> Iterator[Request]:
-            return unanswered(read_requests(self.queries, self.limit), ledger)
+            return unanswered(self._batches(), ledger)
 
         if not self.batch:
             check_no_batches(ledger)

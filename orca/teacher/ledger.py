@@ -227,13 +227,17 @@ class Ledger:
 
     def unanswered(self, requests: list[Request]) -> list[Request]:
         """Those that have no outcome yet and wait in no batch."""
-        marks, ids = ", ".join("?" * len(requests)), [one.id for one in requests]
-        known = {
-            query
-            for table in ("replies", "waiting")
-            for (query,) in self.select(f"SELECT query FROM {table} WHERE query IN ({marks})", *ids)
-        }
+        known = self._among("replies", requests) | self._among("waiting", requests)
         return [one for one in requests if one.id not in known]
+
+    def done(self, requests: list[Request]) -> int:
+        """How many of them have their outcome."""
+        return len(self._among("replies", requests))
+
+    def _among(self, table: str, requests: list[Request]) -> set[str]:
+        marks, ids = ", ".join("?" * len(requests)), [one.id for one in requests]
+        found = self.select(f"SELECT query FROM {table} WHERE query IN ({marks})", *ids)
+        return {query for (query,) in found}
 
     def rows(self, where: str = "true", after: int = 0) -> Iterator[dict[str, Any]]:
         """Replies with a number above ``after``, in the order in which they came, by column."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from orca.errors import UserError
@@ -154,15 +155,26 @@ def _check_length(completion_tokens: float, teacher: Teacher) -> None:
 
 def plan_report(plan: Plan) -> str:
     """All figures of a plan with what they rest on."""
-    parts = [
-        f"plan of asking {plan.teacher}: estimates; nothing was sent",
-        _tokens(plan),
-        _money(plan),
-        _time(plan),
-    ]
-    if not plan.batch:
-        parts += _endpoints(plan)
-    return "\n".join(parts)
+    head = f"plan of asking {plan.teacher}: estimates; nothing was sent"
+    endpoints = [] if plan.batch else _endpoints(plan)
+    return "\n".join([head, *_figures(plan), *endpoints])
+
+
+def remaining_report(rest: Plan, whole: Plan, spent: float, ledger: Path) -> str:
+    """What is left of a plan when the answers in a ledger are taken off.
+
+    Args:
+        spent: dollars of those answers.
+    """
+    asked = whole.requests - rest.requests
+    head = f"asked already: {asked:,} of {whole.requests:,} ({ledger}), ${spent:,.2f} spent"
+    if not rest.requests:
+        return f"{head}; nothing remains"
+    return "\n".join([f"{head}; what remains:", *(f"  {line}" for line in _figures(rest))])
+
+
+def _figures(plan: Plan) -> list[str]:
+    return [_tokens(plan), _money(plan), _time(plan)]
 
 
 def _tokens(plan: Plan) -> str:

@@ -175,6 +175,11 @@ class Teacher:
         )
 
     @property
+    def traced(self) -> tuple[str, ...]:
+        """Outcomes whose answers become traces, unless a gate sets them aside."""
+        return ("finished", "length") if self.on_length == "keep" else ("finished",)
+
+    @property
     def max_tokens(self) -> int | None:
         """Most tokens of an answer; None: the server's limit."""
         return self.body.get("max_completion_tokens", self.body.get("max_tokens"))
