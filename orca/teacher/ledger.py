@@ -63,8 +63,7 @@ class Ledger:
             raise UserError(
                 f"{path} cannot be used ({error}); does another program collect?"
             ) from None
-        self.interrupted = self.end_interrupted()
-        """Requests that were in flight when the last program died."""
+        self.end_interrupted()
         ((last,),) = self.select("SELECT coalesce(max(number), 0) FROM sent")
         self._next = last + 1
 
@@ -157,7 +156,8 @@ class Ledger:
         raise failure
 
     def end_interrupted(self) -> int:
-        """Record that what is in flight was given up; how many requests that are."""
+        """Record that what is in flight was given up, as when the last program died; how many
+        requests that are."""
         self._write_waiting()
         in_flight = self.select(
             "SELECT number FROM sent "

@@ -104,11 +104,11 @@ def _list(counts: Mapping[str, int]) -> str:
 
 def _markdown(report: Mapping[str, Any]) -> str:
     facts = report["facts"]
-    settings = ", ".join(f"{name} {value}" for name, value in facts.get("settings", {}).items())
+    settings = [f"{name} {json.dumps(value)}" for name, value in facts.get("settings", {}).items()]
     about = {
         "written": report["written"],
         "query set": f"{report['query_set']} (SHA-256 {facts.get('queries', 'unknown')})",
-        "settings": settings or "none",
+        "settings": ", ".join(settings).replace("|", "\\|") or "none",
         "models": ", ".join(facts.get("models", [])) or "unknown",
         "gates": ", ".join(facts.get("gates", {})) or "none",
     }
