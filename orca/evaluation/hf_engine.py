@@ -179,7 +179,7 @@ def load(pretrained: Pretrained, dtype: torch.dtype, device: str) -> Any:
         raise
     except ValueError as error:  # of architectures that have their own attention
         raise UserError(
-            f"model={pretrained.name}: {error} Serve it (vLLM) and take engine=openai"
+            f"model={pretrained.name}: {error} Take engine=vllm, if vLLM knows it"
         ) from None
     return causal_lm.eval()
 
@@ -253,8 +253,8 @@ def check_attention(decoder: Decoder) -> None:
     if error > PROBE_ERROR[alone.dtype]:
         raise UserError(
             f"engine=hf is written for full attention, which model_type="
-            f"{causal_lm.config.model_type} does not have (error {error:.2g}); serve it (vLLM) "
-            "and take engine=openai"
+            f"{causal_lm.config.model_type} does not have (error {error:.2g}); take "
+            "engine=vllm, if vLLM knows it"
         )
 
 
