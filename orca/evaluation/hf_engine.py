@@ -59,7 +59,7 @@ class HFEngine(ModelEngine):
             causal_lm,
             tokenizer,
             tokens_per_batch or tokens_that_fit(causal_lm),
-            "serve it (vLLM) and take engine=openai",
+            "take engine=vllm, if vLLM knows it",
         )
 
     def describe(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def load(pretrained: Pretrained, dtype: torch.dtype, device: str) -> Any:
         raise
     except ValueError as error:  # of architectures that have their own attention
         raise UserError(
-            f"model={pretrained.name}: {error} Serve it (vLLM) and take engine=openai"
+            f"model={pretrained.name}: {error} Take engine=vllm, if vLLM knows it"
         ) from None
     return causal_lm.eval()
 

@@ -57,8 +57,13 @@ class ModelEngine:
             "transformers": importlib.metadata.version("transformers"),
             "torch": importlib.metadata.version("torch"),
             "template": hashlib.sha256(template.encode()).hexdigest()[:16],
-            **({"system message": "empty, not the template's"} if self.own_system_message else {}),
+            **self.system_message_facts(),
         }
+
+    def system_message_facts(self) -> dict[str, str]:
+        """Where the empty system message takes the place of the template's own: says so."""
+        own = self.own_system_message
+        return {"system message": "empty, not the template's"} if own else {}
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model continues."""

@@ -348,11 +348,11 @@ def test_attention_that_trees_would_change_is_refused(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(
         RecurrentGemmaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
     ).eval()
-    with pytest.raises(UserError, match="model_type=recurrent_gemma does not have"):
-        check_attention(Decoder(model, {1}, 1_000), "serve it")
+    with pytest.raises(UserError, match=r"recurrent_gemma does not have.*take engine=vllm"):
+        check_attention(Decoder(model, {1}, 1_000), "take engine=vllm")
     bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
     AutoModelForCausalLM.from_config(bloom).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"Serve it \(vLLM\) and take engine=openai"):
+    with pytest.raises(UserError, match="Take engine=vllm, if vLLM knows it"):
         load(Pretrained("bloom", str(tmp_path), 0.0), torch.float32, "cpu")
 
 
