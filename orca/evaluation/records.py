@@ -107,6 +107,19 @@ def read_samples(directory: Path) -> list[Sample]:
     return [Sample(**{**row, "gold": tuple(row["gold"])}) for row in rows]
 
 
+def read_facts(directory: Path) -> dict[str, Any]:
+    """What was asked of whom in a run.
+
+    Raises:
+        UserError: there is no run.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory} is no run of evaluate.py: it has no facts.json") from None
+    return facts
+
+
 def fingerprint(items: Iterable[Item]) -> str:
     """Changes when another question would be asked or another answer be right."""
     digest = hashlib.sha256()
