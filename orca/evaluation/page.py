@@ -101,7 +101,7 @@ def report_markdown(results: Results) -> str:
     parts += [table.markdown() for table in results.details]
     facts = json.dumps(results.facts, indent=1, ensure_ascii=False)
     parts += ["## What was asked", f"```json\n{facts}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def report_html(results: Results) -> str:
