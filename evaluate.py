@@ -24,7 +24,6 @@ from orca.evaluation import (
     Benchmark,
     Engine,
     Item,
-    Judging,
     Protocol,
     Records,
     ToxicityClassifier,
@@ -38,6 +37,7 @@ from orca.evaluation import (
     stratified,
     trace_texts,
 )
+from orca.evaluation.judging import Judging
 from orca.traces import TraceSource
 
 OPTIONS = (
@@ -73,10 +73,13 @@ def main(config: DictConfig) -> None:
         f"tokens), system message(s) {messages}; {engine.describe()}",
         flush=True,
     )
-    samples = ask_all(engine, chosen, protocol, messages, records)
+    try:
+        samples = ask_all(engine, chosen, protocol, messages, records)
+    finally:
+        records.close()
     others = [Path(directory) for directory in config.compare]
-    choice = {one.name: items[one.name] for one in benchmarks if one.kind == "multiple_choice"}
-    results = build_results(config.name, facts, protocol, choice, samples, others)
+    gold = {one.name: items[one.name] for one in benchmarks if one.kind not in scorers}
+    results = build_results(config.name, facts, protocol, gold, samples, others)
     results.about = {
         "asked": f"{len(chosen):,} of {sum(map(len, items.values())):,} items of "
         f"{', '.join(items)}; {protocol.draws} draw(s); system message(s) "

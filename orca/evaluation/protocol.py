@@ -31,10 +31,13 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.kind not in ("generate", "loglikelihood"):
             raise UserError(f"protocol.kind={self.kind!r}: generate or loglikelihood")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"protocol.temperature={self.temperature}: 0 or more")
-        for name in ("max_new_tokens", "draws"):
-            if getattr(self, name) < 1:
-                raise UserError(f"protocol.{name}={getattr(self, name)}: from 1 on")
+        if not (
+            isinstance(self.temperature, (int, float)) and 0 <= self.temperature < float("inf")
+        ):
+            raise UserError(f"protocol.temperature={self.temperature}: a number, 0 or more")
+        for name, least in (("max_new_tokens", 1), ("draws", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"protocol.{name}={value}: a whole number from {least} on")
         if self.draws > 1 and (self.temperature == 0 or self.kind == "loglikelihood"):
             raise UserError(f"protocol.draws={self.draws}: every draw would be the same; 1")

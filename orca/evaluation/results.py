@@ -99,10 +99,10 @@ def build_results(
     samples: Sequence[Sample],
     others: Sequence[Path] = (),
 ) -> Results:
-    """Score the multiple-choice benchmarks of a run.
+    """Score the benchmarks of a run that have gold answers.
 
     Args:
-        items: by multiple-choice benchmark, all that it has.
+        items: by benchmark, all that it has.
         samples: of one model and protocol, those of other benchmarks among them; several system
             messages make a table of their own.
         others: directories of runs to compare with, on the same items. Their model and protocol

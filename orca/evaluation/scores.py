@@ -21,7 +21,8 @@ class TaskGrades:
 
     Attributes:
         ids: of the items, in the order of their first answers.
-        chance: for each item the share of its labels that are right, float64 [items].
+        chance: for each item the share of its labels that are right (0 without labels), float64
+            [items].
         correct: by the paper's rule, float64 [items, draws]: 1, 0, or NaN where no answer came.
         stated: the same by the stricter extractor.
         unparsed: 1 where the paper's rule finds no label, NaN as above.
@@ -146,7 +147,7 @@ def _task_grades(
         benchmark=benchmark,
         task=task,
         ids=tuple(item.id for item in items),
-        chance=np.array([len(item.gold) / len(item.labels) for item in items]),
+        chance=np.array([len(i.gold) / len(i.labels) if i.labels else 0.0 for i in items]),
         correct=correct,
         stated=stated,
         unparsed=unparsed,

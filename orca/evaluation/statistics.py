@@ -9,8 +9,8 @@ width where all answers are alike, which five items often are, and covers too ra
 What is computed from several tasks has a percentile bootstrap interval: items are drawn again with
 replacement within their task, one fewer than it has. With all of them the variance would be too
 small by the factor (n - 1) / n (Rao and Wu, Resampling inference with complex survey data, 1988):
-the average over 23 tasks of five items would be covered 90 % of the time, not 94 %
-(tests/evaluation/test_statistics.py).
+of 1,500 simulated runs with Orca's accuracies on BBH and five items a task, 90 % of the intervals
+held the average, and with one item fewer 94 %.
 """
 
 from __future__ import annotations

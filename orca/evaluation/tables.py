@@ -65,7 +65,7 @@ def averages_table(benchmarks: Mapping[str, Mapping[str, Sequence[Score]]]) -> T
     """
     printed = (VICUNA, ORCA, "ChatGPT", "GPT-4")
     heads = list(next(iter(benchmarks.values())))
-    head = ("benchmark", "tasks", "items", "chance", *printed)
+    head: tuple[str, ...] = ("benchmark", "tasks", "items", "chance", *printed)
     for name in heads:
         head += (name, f"{name}: no label found")
     rows: list[tuple[Cell, ...]] = []
@@ -246,12 +246,13 @@ def comparison_table(first: str, second: str, comparisons: Sequence[Comparison])
         for one in (comparisons if len(comparisons) > 2 else comparisons[:1])
     ]
     whole = comparisons[-1]
-    notes = (f"Compared are the {whole.items:,} items that both runs have answered.",)
+    notes = [f"Compared are the {whole.items:,} items that both runs have answered."]
     if whole.unpaired:
-        notes += (f"{whole.unpaired:,} items have an answer in one run only and are left out.",)
+        notes.append(f"{whole.unpaired:,} items have an answer in one run only and are left out.")
     if any(one.p_value is None for one in comparisons):
-        notes += (f"Fewer than {FEWEST} items have no bootstrap p-value: it would be too small.",)
-    return Table(f"{first} beside {second} on {whole.benchmark}, %", head, tuple(rows), notes)
+        notes.append(f"Fewer than {FEWEST} items have no bootstrap p-value: it would be too small.")
+    title = f"{first} beside {second} on {whole.benchmark}, %"
+    return Table(title, head, tuple(rows), tuple(notes))
 
 
 def _judged_row(

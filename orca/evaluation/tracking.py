@@ -16,7 +16,7 @@ def metrics(results: Results) -> dict[str, float]:
 
     With several system messages the name ends in the column's head, as ``… (orca, message 5)``.
     """
-    found = {}
+    found: dict[str, float] = {}
     for benchmark, runs in results.scores.items():
         for head, scores in runs.items():
             for one in scores:
@@ -54,9 +54,9 @@ def log_results(results: Results, logger: Any) -> None:
     for benchmark, runs in results.scores.items():
         for head, scores in runs.items():
             rows = [[s.task, 100 * s.accuracy.value] for s in scores if s.task != AVERAGE]
-            table = wandb.Table(columns=["task", "accuracy, %"], data=rows)
+            data = wandb.Table(columns=["task", "accuracy, %"], data=rows)
             title = f"{head} on {benchmark}"
-            plot = wandb.plot.bar(table, "task", "accuracy, %", title=title)
+            plot = wandb.plot.bar(data, "task", "accuracy, %", title=title)
             logger.experiment.log({f"plots/{_key(title)}": plot})
     for table in (*results.tables, *results.details):
         columns, values = table.values()

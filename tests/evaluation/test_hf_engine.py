@@ -18,18 +18,16 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig, RecurrentGemmaConfig
 
 from orca.config import CONF_DIR
+from orca.decoding import Decoder, PrefixTree, Row, check_attention, decoder
+from orca.decoding.decoder import choose
 from orca.errors import UserError
-from orca.evaluation import decoding
-from orca.evaluation.decoding import Decoder, Row, choose
 from orca.evaluation.engine import Output, Prompt
 from orca.evaluation.hf_engine import (
     HFEngine,
-    check_attention,
     find_model,
     load,
     weights_fingerprint,
 )
-from orca.evaluation.prefix_tree import PrefixTree
 from orca.training import Pretrained, byte_tokenizer
 
 CONTEXT = 300
@@ -309,7 +307,7 @@ def test_attention_that_trees_would_change_is_refused(tmp_path: Path) -> None:
         RecurrentGemmaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
     ).eval()
     with pytest.raises(UserError, match="model_type=recurrent_gemma does not have"):
-        check_attention(Decoder(model, {1}, 1_000))
+        check_attention(Decoder(model, {1}, 1_000), "serve it")
     bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
     AutoModelForCausalLM.from_config(bloom).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"Serve it \(vLLM\) and take engine=openai"):
@@ -317,7 +315,7 @@ def test_attention_that_trees_would_change_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_batch_has_a_limit_of_rows(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MOST_ROWS", 2)
+    monkeypatch.setattr(decoder, "MOST_ROWS", 2)
     sizes: list[int] = []
     step = Decoder._step
     monkeypatch.setattr(Decoder, "_step", lambda *a: (sizes.append(len(a[1])), step(*a))[1])

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -134,6 +135,45 @@ def test_other_facts_are_refused_and_new_ones_are_added(tmp_path: Path) -> None:
     assert fingerprint(ITEMS) != fingerprint(ITEMS[1:]) != fingerprint([*ITEMS[1:-1], ITEMS[0]])
 
 
+def test_a_second_process_in_the_directory_is_refused(tmp_path: Path) -> None:
+    first = Records(tmp_path, {"model": "m"})
+    with pytest.raises(UserError, match="another process adds to"):
+        Records(tmp_path, {"model": "m"})
+    first.close()
+    Records(tmp_path, {"model": "m"})
+
+
+def test_damaged_records_are_named_with_the_way_out(tmp_path: Path) -> None:
+    run(tmp_path, Answers())
+    part = next((tmp_path / "samples").glob("*.parquet"))
+    whole = part.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        part.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"part-00000\.parquet is damaged.*: delete it, and"):
+            read_samples(tmp_path)
+    table = pq.read_table(pa.BufferReader(whole))
+    pq.write_table(table.drop_columns(["text"]), part)
+    with pytest.raises(UserError, match="of another version"):
+        read_samples(tmp_path)
+    (tmp_path / "facts.json").write_text('{"model')
+    with pytest.raises(UserError, match=r"facts\.json is damaged"):
+        Records(tmp_path, {"model": "m"})
+    (tmp_path / "facts.json").unlink()
+    with pytest.raises(UserError, match=r"has no facts\.json"):
+        Records(tmp_path, {"model": "m"})
+
+
+def test_a_row_says_of_which_model_and_data_it_is(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        records = Records(tmp_path / name, {"model": {"weights": name}, "data bbh": "d1"})
+        ask_all(Answers(), ITEMS, GREEDY, [1], records)
+    one, two = (pq.read_table(tmp_path / name / "samples").to_pylist() for name in ("one", "two"))
+    assert {row["data"] for row in (*one, *two)} == {"d1"}
+    assert len({row["model"] for row in one}) == 1
+    assert {row["model"] for row in one}.isdisjoint(row["model"] for row in two)
+    assert [row["format_ok"] for row in one] == [row["text"] != "mumble" for row in one]
+
+
 def test_scores_examples_and_pages_say_what_was_answered(tmp_path: Path) -> None:
     """Says A: right for odd items but 5, which says nothing; states B: right for even items."""
     samples = run(tmp_path, Answers())
@@ -201,20 +241,23 @@ def test_a_part_is_of_every_task_and_of_every_larger_part() -> None:
     assert set(small) < set(large) < set(ITEMS) and stratified(ITEMS, 1) == ITEMS
     assert stratified(list(reversed(ITEMS)), 0.34) == list(reversed(small))
     assert len(stratified(ITEMS, 0.001)) == 2
-    for fraction in (0, -1, 1.5):
+    for fraction in (0, -1, 1.5, "10%"):
         with pytest.raises(UserError, match="fraction="):
-            stratified(ITEMS, fraction)
+            stratified(ITEMS, fraction)  # type: ignore[arg-type]
 
 
 def test_system_messages_are_numbers_of_table_2() -> None:
     assert check_system_messages([1, 5, 2]) == [1, 5, 2]
-    for wrong in ([], [1, 1], [17], ["1"]):
+    for wrong in ([], [1, 1], [17], ["1"], 1, "1"):
         with pytest.raises(UserError, match="system_message="):
-            check_system_messages(wrong)
+            check_system_messages(wrong)  # type: ignore[arg-type]
 
 
 def test_protocols_that_cannot_be_are_sentences() -> None:
-    for options in ({"kind": "guess"}, {"temperature": -1.0}, {"draws": 0}, {"max_new_tokens": 0}):
+    for options in (
+        {"kind": "guess"}, {"temperature": -1.0}, {"temperature": "hot"}, {"draws": 0},
+        {"draws": 1.5}, {"max_new_tokens": 0}, {"seed": -1},
+    ):  # fmt: skip
         with pytest.raises(UserError, match=next(iter(options))):
             Protocol("p", **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="every draw would be the same"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ def records(file: Path) -> Iterator[Any]:
             place += left
             continue
         checksum, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        if place + 7 + length > len(content):
+            return
         data = content[place + 7 : place + 7 + length]
         assert checksum == zlib.crc32(data, zlib.crc32(bytes([kind])))
         place += 7 + length
@@ -57,6 +60,10 @@ def offline(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     log_results(results, logger)
     logger.experiment.finish()
     (run,) = (directory / "wandb").glob("offline-run-*")
+    file, deadline = next(run.glob("*.wandb")), time.monotonic() + 60
+    while not any(one.WhichOneof("record_type") == "exit" for one in records(file)):
+        assert time.monotonic() < deadline, "W&B's own process did not end its file"
+        time.sleep(0.1)
     return run
 
 

@@ -18,6 +18,7 @@ import pytest
 from fault_answers import answer_to, key_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from orca.config import CONF_DIR, check_config
 from orca.mixture.query import QUERY_SCHEMA
@@ -189,6 +190,8 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
 def test_every_option_of_the_groups_composes_into_the_program(group: str, option: str) -> None:
     with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
         config = compose("collect", [f"{group}={option}", "queries=x"])
+    if option == "evaluated":
+        OmegaConf.update(config, "model_path", "m", force_add=True)  # evaluate.py has it
     if config.teacher.name == "local":
         config.teacher.endpoints.local.model = "m"
     check_config(config, list(config))

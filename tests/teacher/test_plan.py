@@ -20,7 +20,7 @@ from orca.teacher import Endpoint, Prices, Teacher
 from orca.teacher.plan import Counts, Plan, plan, plan_report
 from orca.teacher.request import Request
 
-TEACHERS = sorted(f.stem for f in (CONF_DIR / "teacher").glob("*.yaml"))
+TEACHERS = sorted(f.stem for f in (CONF_DIR / "teacher").glob("*.yaml") if f.stem != "evaluated")
 PAGE = (CONF_DIR.parent / "docs" / "collection.md").read_text(encoding="utf-8")
 
 
