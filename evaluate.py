@@ -10,6 +10,7 @@ The same command goes on where an earlier one ended. Options are in conf/evaluat
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 import sys
 from pathlib import Path
@@ -79,6 +80,12 @@ def main(config: DictConfig) -> None:
     others = [Path(directory) for directory in config.compare]
     gold = {one.name: items[one.name] for one in benchmarks if one.kind not in scorers}
     results = build_results(config.name, facts, protocol, gold, samples, others)
+    results.about = {
+        "asked": f"{len(chosen):,} of {sum(map(len, items.values())):,} items of "
+        f"{', '.join(items)}; {protocol.draws} draw(s); system message(s) "
+        f"{', '.join(map(str, messages))} of Table 2",
+        "date": datetime.date.today().isoformat(),
+    }
     for kind, scorer in scorers.items():
         own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
         scorer.add_to(results, protocol, own, samples, out)

@@ -8,11 +8,12 @@ from orca.evaluation.choose import stratified
 from orca.evaluation.contamination import overlap, trace_texts
 from orca.evaluation.engine import Engine
 from orca.evaluation.item import Benchmark, Item, Sample
-from orca.evaluation.page import log_results, save_results
+from orca.evaluation.page import save_results
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records, fingerprint, read_samples
 from orca.evaluation.results import Results, build_results
 from orca.evaluation.toxicity import ToxicityClassifier
+from orca.evaluation.tracking import log_results
 
 __all__ = [
     "Benchmark",

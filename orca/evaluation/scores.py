@@ -9,7 +9,7 @@ import numpy as np
 
 from orca.errors import UserError
 from orca.evaluation.item import Item, Sample
-from orca.evaluation.statistics import Interval, draw_spread, macro_average
+from orca.evaluation.statistics import Interval, draw_spread, macro_share
 
 AVERAGE = "average"
 """Stands for the task in the score of a whole benchmark: its macro average."""
@@ -166,14 +166,15 @@ def _score(task: str, grades: Sequence[TaskGrades], seed: int) -> Score:
     def mean(name: str) -> float:
         return float(np.mean([one.values(name).mean() for one in grades]))
 
+    draws = max(one.correct.shape[1] for one in grades)
     return Score(
         benchmark=grades[0].benchmark,
         task=task,
         items=sum(int(one.answered.sum()) for one in grades),
-        draws=max(one.correct.shape[1] for one in grades),
-        accuracy=macro_average([one.values("correct") for one in grades], seed),
+        draws=draws,
+        accuracy=macro_share([one.values("correct") for one in grades], draws, seed),
         spread=draw_spread([one.correct for one in grades]),
-        stated=macro_average([one.values("stated") for one in grades], seed),
+        stated=macro_share([one.values("stated") for one in grades], draws, seed),
         format_failures=mean("unparsed"),
         stated_failures=mean("unstated"),
         chance=float(np.mean([one.chance[one.answered].mean() for one in grades])),

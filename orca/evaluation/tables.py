@@ -1,7 +1,8 @@
 """The paper's tables with new columns beside the printed ones.
 
 Rates are shown in per cent with their 95 % interval in brackets. A run's column is headed by the
-name that :func:`column_head` makes, so that no score is without its protocol.
+name that :func:`column_head` makes, so that no score is without its protocol. What is said of tasks
+is followed by their average, where there are several.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison
 from orca.evaluation.paper import (
+    GAINS,
     MISPRINTS,
     OPEN_ENDED,
     OPEN_ENDED_AVERAGES,
@@ -28,7 +30,7 @@ from orca.evaluation.paper import (
     relative_gain,
 )
 from orca.evaluation.scores import AVERAGE, Score
-from orca.evaluation.statistics import macro_ratio
+from orca.evaluation.statistics import FEWEST, Interval, macro_ratio
 from orca.evaluation.table import Cell, Table
 
 
@@ -55,10 +57,36 @@ def column_head(model: str, protocol: str, system_message: int | None = None) ->
     return f"{model} ({protocol}{'' if system_message is None else f', message {system_message}'})"
 
 
+def averages_table(benchmarks: Mapping[str, Mapping[str, Sequence[Score]]]) -> Table:
+    """A benchmark a row: what the other tables say of its tasks, in short.
+
+    Args:
+        benchmarks: by name: scores by the head of their column, the same heads for all.
+    """
+    printed = (VICUNA, ORCA, "ChatGPT", "GPT-4")
+    heads = list(next(iter(benchmarks.values())))
+    head: tuple[str, ...] = ("benchmark", "tasks", "items", "chance", *printed)
+    for name in heads:
+        head += (name, f"{name}: no label found")
+    rows: list[tuple[Cell, ...]] = []
+    for benchmark, runs in benchmarks.items():
+        paper = TABLES.get(benchmark)
+        tasks = _tasks(runs[heads[0]])
+        averages = [_of(runs[name], AVERAGE) for name in heads]
+        row: list[Cell] = [benchmark, len(tasks), max(one.items for one in averages)]
+        row.append(_percent(averages[0].chance))
+        row += [printed_cell(paper, column, AVERAGE, tasks) for column in printed]
+        for one in averages:
+            row += [one.accuracy.times(100), _percent(one.format_failures)]
+        rows.append(tuple(row))
+    return Table("Averages over tasks, accuracy, %", head, tuple(rows))
+
+
 def accuracy_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     """Accuracy by the paper's rule on one benchmark, as Tables 8 and 11.
 
-    Where only some of the paper's tasks were run, the paper's averages are over the same tasks.
+    Where only some of the paper's tasks were run, the paper's averages are over the same tasks. As
+    in the paper, a gain over Vicuna is that of the average.
 
     Args:
         runs: scores (:func:`orca.evaluation.scores.score`) by the head of their column.
@@ -69,19 +97,27 @@ def accuracy_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     benchmark, tasks = _shape(runs)
     paper = TABLES.get(benchmark)
     printed = tuple(paper.columns) if paper else ()
-    head = ("task", "items", *printed)
-    for name in runs:
-        head += (name, f"{name}: gain over {VICUNA}, %") if paper else (name,)
     rows: list[tuple[Cell, ...]] = []
-    for task in (*tasks, AVERAGE):
+    for task in _with_average(tasks):
         scores = [_of(run, task) for run in runs.values()]
-        cells = {column: _printed(paper, column, task, tasks) for column in printed}
-        row: list[Cell] = [_task_name(paper, task), max(one.items for one in scores)]
-        row += cells.values()
-        for one in scores:
-            row.append(one.accuracy.times(100))
-            row += [_gain(one.accuracy.value, cells[VICUNA])] if paper else []
+        row: list[Cell] = [task_name(paper, task), max(one.items for one in scores)]
+        row += [printed_cell(paper, column, task, tasks) for column in printed]
+        row += [one.accuracy.times(100) for one in scores]
         rows.append(tuple(row))
+    vicuna = printed_cell(paper, VICUNA, AVERAGE, tasks)
+    if vicuna is not None and len(tasks) > 1:
+        orca = printed_cell(paper, ORCA, AVERAGE, tasks)
+        whole = paper is not None and set(tasks) == set(paper.tasks)
+        gains: dict[str, Cell] = {
+            ORCA: GAINS[benchmark] if whole or orca is None else _gain(orca / 100, vicuna)
+        }
+        for name, run in runs.items():
+            own = _of(run, AVERAGE).accuracy
+            bounds = (relative_gain(100 * x, vicuna) for x in (own.value, own.low, own.high))
+            gains[name] = Interval(*bounds)
+        cells = [gains.get(name) for name in (*printed, *runs)]
+        rows.append((f"{AVERAGE}'s gain over {VICUNA}, %", None, *cells))
+    head = ("task", "items", *printed, *runs)
     return Table(_title(benchmark, paper), head, tuple(rows), _notes(paper, tasks))
 
 
@@ -101,7 +137,7 @@ def detail_table(name: str, scores: Sequence[Score]) -> Table:
     )
     rows = [
         (
-            _task_name(TABLES.get(one.benchmark), one.task),
+            task_name(TABLES.get(one.benchmark), one.task),
             one.items,
             one.draws,
             one.failed,
@@ -112,7 +148,7 @@ def detail_table(name: str, scores: Sequence[Score]) -> Table:
             _percent(one.format_failures),
             _percent(one.stated_failures),
         )
-        for one in scores
+        for one in (_of(scores, task) for task in _with_average(_tasks(scores)))
     ]
     return Table(f"{name} on {scores[0].benchmark}, %", head, tuple(rows))
 
@@ -131,10 +167,10 @@ def system_message_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     printed = {name: f"{ORCA}, {name} ({id})" for id, name in SYSTEM_MESSAGE_IDS.items()}
     printed = printed if paper else {}
     rows: list[tuple[Cell, ...]] = []
-    for task in (*tasks, AVERAGE):
-        cells: list[Cell] = [_printed(paper, column, task, tasks) for column in printed]
+    for task in _with_average(tasks):
+        cells: list[Cell] = [printed_cell(paper, column, task, tasks) for column in printed]
         new: list[Cell] = [_of(run, task).accuracy.times(100) for run in runs.values()]
-        rows.append((_task_name(paper, task), *cells, *new))
+        rows.append((task_name(TABLES.get(benchmark), task), *cells, *new))
     notes = _notes(paper, tasks)
     if len(runs) > 1:
         best = mean(max(_of(run, task).accuracy.value for run in runs.values()) for task in tasks)
@@ -197,23 +233,26 @@ def comparison_table(first: str, second: str, comparisons: Sequence[Comparison])
     )
     rows = [
         (
-            _task_name(TABLES.get(one.benchmark), one.task),
+            task_name(TABLES.get(one.benchmark), one.task),
             one.items,
             _percent(one.first),
             _percent(one.second),
             one.difference.times(100),
-            _p_value(one.p_value),
+            None if one.p_value is None else _p_value(one.p_value),
             len(one.won),
             len(one.lost),
             None if one.mcnemar is None else _p_value(one.mcnemar),
         )
-        for one in comparisons
+        for one in (comparisons if len(comparisons) > 2 else comparisons[:1])
     ]
-    unpaired = comparisons[-1].unpaired
-    notes = (f"{unpaired} items have an answer in one run only.",) if unpaired else ()
-    return Table(
-        f"{first} beside {second} on {comparisons[0].benchmark}, %", head, tuple(rows), notes
-    )
+    whole = comparisons[-1]
+    notes = [f"Compared are the {whole.items:,} items that both runs have answered."]
+    if whole.unpaired:
+        notes.append(f"{whole.unpaired:,} items have an answer in one run only and are left out.")
+    if any(one.p_value is None for one in comparisons):
+        notes.append(f"Fewer than {FEWEST} items have no bootstrap p-value: it would be too small.")
+    title = f"{first} beside {second} on {whole.benchmark}, %"
+    return Table(title, head, tuple(rows), tuple(notes))
 
 
 def _judged_row(
@@ -254,7 +293,7 @@ def _open_ended(pairs: Sequence[tuple[str, str]], reference: str) -> OpenEnded |
 def _shape(runs: Mapping[str, Sequence[Score]]) -> tuple[str, list[str]]:
     """Benchmark of the runs, and their tasks: the paper's in its order, then others."""
     found = {one.benchmark for run in runs.values() for one in run}
-    sets = [[one.task for one in run if one.task != AVERAGE] for run in runs.values()]
+    sets = [_tasks(run) for run in runs.values()]
     if len(found) != 1 or any(sorted(one) != sorted(sets[0]) for one in sets):
         raise UserError(
             f"the runs {', '.join(runs)} do not have the same tasks of one benchmark: they do not "
@@ -266,13 +305,22 @@ def _shape(runs: Mapping[str, Sequence[Score]]) -> tuple[str, list[str]]:
     return benchmark, first + [task for task in sets[0] if task not in known]
 
 
+def _tasks(scores: Sequence[Score]) -> list[str]:
+    return [one.task for one in scores if one.task != AVERAGE]
+
+
+def _with_average(tasks: Sequence[str]) -> tuple[str, ...]:
+    return (*tasks, AVERAGE) if len(tasks) > 1 else tuple(tasks)
+
+
 def _of(scores: Sequence[Score], task: str) -> Score:
     return next(one for one in scores if one.task == task)
 
 
-def _printed(
+def printed_cell(
     paper: PaperTable | None, column: str, task: str, tasks: Sequence[str]
 ) -> float | None:
+    """Of the paper, also for the average over ``tasks``; None where it has none."""
     if paper is None:
         return None
     return paper.average(column, tasks) if task == AVERAGE else paper.cell(column, task)
@@ -286,7 +334,8 @@ def _title(benchmark: str, paper: PaperTable | None) -> str:
     return f"{benchmark}, accuracy, %" + (f" ({paper.source})" if paper else "")
 
 
-def _task_name(paper: PaperTable | None, task: str) -> str:
+def task_name(paper: PaperTable | None, task: str) -> str:
+    """As the paper calls it, where it has it."""
     return paper.tasks.get(task, task) if paper else task
 
 

@@ -18,7 +18,7 @@ from orca.evaluation.item import Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.results import Results, Toxicity
 from orca.evaluation.scores import AVERAGE
-from orca.evaluation.statistics import macro_average
+from orca.evaluation.statistics import macro_average, macro_share
 from orca.evaluation.table import Table
 from orca.evaluation.tables import column_head
 
@@ -164,6 +164,7 @@ def toxicity(
         groups: of people, by item.
         probabilities: by item, system message and draw, of the samples that have text.
     """
+    draws = 1 + max(sample.draw for sample in samples)
     cells: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
         cells[sample.task][groups[sample.item]].append(sample)
@@ -179,7 +180,7 @@ def toxicity(
                     group,
                     sum(len(part.values) for part in parts),
                     macro_average([part.values for part in full]) if full else None,
-                    macro_average([part.above for part in full]) if full else None,
+                    macro_share([part.above for part in full], draws) if full else None,
                     sum(part.empty for part in parts),
                     sum(part.failed for part in parts),
                 )

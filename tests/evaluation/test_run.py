@@ -5,6 +5,7 @@ The engine is a stand-in that answers by rule: what a real one answers is test_h
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from orca.evaluation import (
     Item,
     Protocol,
     Records,
+    Results,
     ask_all,
     build_results,
     check_system_messages,
@@ -186,7 +188,7 @@ def test_scores_examples_and_pages_say_what_was_answered(tmp_path: Path) -> None
     }
     save_results(results, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| Navigate | 6 | 55.6 | 68.8 | 46.4 | 57.6 | 33.3 [0.0, 66.7] |" in text
+    assert "| Navigate | 6 | 55.6 | 68.8 | 46.4 | 57.6 | 33.3 [9.7, 70.0] |" in text
     page = (tmp_path / "report.html").read_text()
     assert "m &lt;1&gt;" in page and "<b>navigate</b>" not in page, "text of others is escaped"
     assert "http" not in page.replace("http-equiv", ""), "it loads nothing"
@@ -200,16 +202,37 @@ def test_several_system_messages_make_a_table_and_two_runs_a_comparison(tmp_path
     assert {s.system_message for s in mine} == {1, 5, 2} and len(mine) == 36
     run(tmp_path / "other", Answers(), Protocol("loglikelihood", "loglikelihood"))
     results = build_results("m", {}, GREEDY, {"bbh": ITEMS}, mine, [tmp_path / "other"])
-    ablation, comparison = results.tables
+    averages, ablation, comparison = results.tables
+    assert len(averages.rows) == 1
     assert [h for h in ablation.head if "message" in h] == [
         f"m (greedy, message {n})" for n in (1, 5, 2)
     ]
-    assert "other" in comparison.head
+    assert "other (loglikelihood)" in comparison.head
     (_, _, found) = results.comparisons[0]
     # The log-likelihoods say A always: right for all odd items, 5 too.
     assert found[-1].lost == ("bbh/navigate/5", "bbh/snarks/5") and not found[-1].won
     with pytest.raises(UserError, match="is no run of evaluate"):
         build_results("m", {}, GREEDY, {"bbh": ITEMS}, mine, [tmp_path])
+
+
+def test_only_runs_on_the_same_data_are_compared(tmp_path: Path) -> None:
+    """The options of another shuffle have other letters: the ids are the same, the items not."""
+    mine = {"model": "m", "protocol": dataclasses.asdict(GREEDY), "data bbh": "1"}
+    same = {**mine, "model": "n", "protocol": dataclasses.asdict(ORCA)}
+    for name, facts in (("same", same), ("shuffled", {**same, "data bbh": "2"})):
+        ask_all(Answers(), ITEMS, ORCA, [1], Records(tmp_path / name, facts))
+    samples = ask_all(Answers(), ITEMS, GREEDY, [1], Records(tmp_path / "mine", mine))
+
+    def compared_with(name: str) -> Results:
+        return build_results("m", mine, GREEDY, {"bbh": ITEMS}, samples, [tmp_path / name])
+
+    with pytest.raises(UserError, match=r"shuffled answered another bbh \(fingerprint 2, here 1\)"):
+        compared_with("shuffled")
+    results = compared_with("same")
+    assert results.comparisons[0][1] == "same (orca)"
+    (note,) = results.notes
+    assert "another protocol: name orca (here greedy), temperature 0.7 (here 0.0)" in note
+    assert not compared_with("mine").notes
 
 
 def test_a_part_is_of_every_task_and_of_every_larger_part() -> None:

@@ -149,6 +149,7 @@ def test_only_what_both_runs_have_answered_is_compared() -> None:
     assert (task.task, task.items, task.unpaired) == ("sat-en", 2, 4)
     assert task.won == ("agieval/sat-en/2", "agieval/sat-en/3")
     assert average.difference == task.difference
+    assert (average.items, average.unpaired) == (2, 8), "items of tasks that one run lacks count"
     with pytest.raises(UserError, match="no answered item in common"):
         compare(first, grade(answers(items[8:], "AA"), items))
 
@@ -163,11 +164,11 @@ def test_several_draws_are_compared_by_their_means_and_have_no_mcnemar() -> None
 
 
 def test_a_run_compared_with_itself_differs_in_nothing() -> None:
-    items = make_items("sat-en", 12)
-    run = grade(answers(items, "AB" * 6), items)
+    items = make_items("sat-en", 40)
+    run = grade(answers(items, "AB" * 20), items)
     for one in compare(run, run):
         assert (one.won, one.lost, one.p_value, one.mcnemar) == ((), (), 1.0, 1.0)
-        assert one.difference.low == one.difference.high == 0
+        assert one.difference.value == 0 and one.difference.low == -one.difference.high
 
 
 def test_comparing_the_other_way_round_mirrors_everything() -> None:
@@ -178,4 +179,5 @@ def test_comparing_the_other_way_round_mirrors_everything() -> None:
         assert one.won == other.lost and one.won
         assert one.difference.value == -other.difference.value
         assert one.mcnemar == other.mcnemar
+        assert one.p_value is not None and other.p_value is not None
         assert math.isclose(one.p_value, other.p_value, abs_tol=0.03)
