@@ -30,6 +30,11 @@ class Judging:
     reference_name: str | None = None
     both_orders: bool = False
 
+    def check(self, items: Sequence[Item]) -> None:
+        """Raises ``UserError`` where the reference has no answer to an item."""
+        if self.reference is not None:
+            read_references(Path(self.reference), items)
+
     def add_to(
         self,
         results: Results,
