@@ -12,13 +12,13 @@ from typing import Any
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison, compare
 from orca.evaluation.item import NEVER_SHOWN, Item, Sample
+from orca.evaluation.open_ended_tables import Judged
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import read_facts, read_samples
 from orca.evaluation.scores import Score, TaskGrades, grade, score
 from orca.evaluation.statistics import Interval, macro_ratio
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
-    Judged,
     accuracy_table,
     averages_table,
     column_head,
