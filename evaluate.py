@@ -23,7 +23,6 @@ from orca.evaluation import (
     Benchmark,
     Engine,
     Item,
-    Judging,
     Protocol,
     Records,
     ToxicityClassifier,
@@ -37,6 +36,7 @@ from orca.evaluation import (
     stratified,
     trace_texts,
 )
+from orca.evaluation.judging import Judging
 from orca.traces import TraceSource
 
 OPTIONS = (

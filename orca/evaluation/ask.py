@@ -37,12 +37,7 @@ def ask_all(
     known = {
         key_of(sample): sample for sample in records.read() if sample.finish_reason != "failed"
     }
-    wanted = {
-        (item.id, message, draw): item
-        for draw in range(protocol.draws)
-        for message in system_messages
-        for item in items
-    }
+    wanted = _wanted(items, protocol, system_messages)
     missing = {key: item for key, item in wanted.items() if key not in known}
     print(f"{len(wanted):,} answers, {len(wanted) - len(missing):,} of them there", flush=True)
     failed = 0
@@ -67,6 +62,13 @@ def ask_all(
     return [known[key] for key in wanted]
 
 
+def ask(
+    engine: Engine, items: Sequence[Item], protocol: Protocol, system_messages: Sequence[int]
+) -> Iterator[Sample]:
+    """Every answer of the engine, in any order; nothing is kept."""
+    return _samples(engine, _wanted(items, protocol, system_messages), protocol)
+
+
 def check_system_messages(numbers: Sequence[int]) -> list[int]:
     """Numbers in Table 2; raises :class:`UserError` for others, or for one that is there twice."""
     messages = list(numbers)
@@ -86,6 +88,17 @@ def seed_of(key: Key, seed: int) -> int:
     """Seed of a draw: depends on nothing else that is asked."""
     digest = hashlib.sha256(f"{seed}:{key[0]}:{key[1]}:{key[2]}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _wanted(
+    items: Sequence[Item], protocol: Protocol, system_messages: Sequence[int]
+) -> dict[Key, Item]:
+    return {
+        (item.id, message, draw): item
+        for draw in range(protocol.draws)
+        for message in system_messages
+        for item in items
+    }
 
 
 def _samples(engine: Engine, missing: dict[Key, Item], protocol: Protocol) -> Iterator[Sample]:

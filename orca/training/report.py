@@ -49,6 +49,7 @@ LEFT = {
     "loss.png": "the loss",
     "metrics.csv": "every metric",
     "samples.jsonl": "answers to held-out questions",
+    "benchmarks": "answers to benchmarks",
     "incidents.jsonl": "steps that were skipped or stood out",
 }
 """What a run may leave, for its last lines."""
