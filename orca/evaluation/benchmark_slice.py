@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from tqdm.auto import tqdm
 
 from orca.errors import UserError
 from orca.evaluation.ask import ask, check_system_messages
@@ -162,10 +164,10 @@ class BenchmarkSlice(Callback):
             )
         for logger in trainer.loggers:
             logger.log_metrics(metrics, max(trainer.global_step - 1, 0))
-        print(
-            f"step {trainer.global_step}, {self.protocol.name}: {', '.join(told)}; {seconds:.0f} s",
-            flush=True,
+        tqdm.write(  # between two states of the run's bar
+            f"step {trainer.global_step}, {self.protocol.name}: {', '.join(told)}; {seconds:.0f} s"
         )
+        sys.stdout.flush()
 
 
 @contextmanager

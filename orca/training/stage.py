@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -75,7 +76,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     on_rank_zero(run.lock)
     try:
         return _train(config, name, run, minutes)
-    except UserError:
+    except (UserError, InstantiationException):  # Hydra wraps those of constructors
         run.undo()
         raise
     finally:
