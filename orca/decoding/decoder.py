@@ -34,6 +34,7 @@ class Row:
     Attributes:
         index: of the caller.
         ids: of the prompt and, after ``prompt_tokens``, of the answer so far.
+        seed: of the sampling.
         limit: tokens that the answer may have.
         ended: an end-of-sequence token came, the last of ``ids``.
         seconds: between the prompt's forward pass and the answer's end.
@@ -43,6 +44,7 @@ class Row:
         self.index = index
         self.ids = list(prompt)
         self.prompt_tokens = len(prompt)
+        self.seed = seed
         self.limit = limit
         self.ended = False
         self.seconds = 0.0

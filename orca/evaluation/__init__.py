@@ -11,7 +11,7 @@ from orca.evaluation.item import Benchmark, Item, Sample
 from orca.evaluation.page import save_results
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records, fingerprint, read_samples
-from orca.evaluation.results import Results, build_results
+from orca.evaluation.results import Results, build_results, check_others
 from orca.evaluation.toxicity import ToxicityClassifier
 from orca.evaluation.tracking import log_results
 
@@ -27,6 +27,7 @@ __all__ = [
     "ToxicityClassifier",
     "ask_all",
     "build_results",
+    "check_others",
     "check_system_messages",
     "fingerprint",
     "log_results",

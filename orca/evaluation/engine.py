@@ -1,4 +1,4 @@
-"""What answers prompts: a model in this process, a vLLM instance, or a server."""
+"""What answers prompts: a model in this process, one that vLLM runs, or a server."""
 
 from __future__ import annotations
 

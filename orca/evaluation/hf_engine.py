@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from orca.decoding import tokens_that_fit
 from orca.errors import UserError
 from orca.evaluation.model_engine import ModelEngine
 from orca.traces import Template, begins_with_bos
-from orca.training import Pretrained
+from orca.training import Pretrained, weights_hash
 
 
 class HFEngine(ModelEngine):
@@ -60,12 +59,12 @@ class HFEngine(ModelEngine):
             causal_lm,
             tokenizer,
             tokens_per_batch or tokens_that_fit(causal_lm),
-            "serve it (vLLM) and take engine=openai",
+            "take engine=vllm, if vLLM knows it",
         )
 
     def describe(self) -> dict[str, Any]:
         """The model, its weights, and how it is computed."""
-        weights = weights_fingerprint(self.directory)
+        weights = weights_hash(self.directory)[:16]
         return {"engine": "hf", "model": self.model, "weights": weights, **super().describe()}
 
 
@@ -91,7 +90,7 @@ def load(pretrained: Pretrained, dtype: torch.dtype, device: str) -> Any:
         raise
     except ValueError as error:  # of architectures that have their own attention
         raise UserError(
-            f"model={pretrained.name}: {error} Serve it (vLLM) and take engine=openai"
+            f"model={pretrained.name}: {error} Take engine=vllm, if vLLM knows it"
         ) from None
     return causal_lm.eval()
 
@@ -111,17 +110,3 @@ def set_template(tokenizer: Any, template: Template | None, model: str) -> None:
             f"model={model} has no chat template: say how to ask it, for example with "
             "template@engine.template=orca"
         )
-
-
-def weights_fingerprint(directory: Path) -> str:
-    """Hash of the names, sizes and 64 evenly spaced pieces of the weight files: cheap, and
-    another one after every training step."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for piece in range(64):
-                file.seek(size * piece // 64)
-                digest.update(file.read(4096))
-    return digest.hexdigest()[:16]

@@ -25,6 +25,7 @@ import numpy as np
 from orca.errors import UserError
 from orca.evaluation.engine import Prompt
 from orca.evaluation.item import Item, Sample
+from orca.evaluation.open_ended_tables import Judged
 from orca.evaluation.openai_engine import OpenAIEngine
 from orca.evaluation.records import read_samples
 from orca.evaluation.reviews import (
@@ -36,7 +37,6 @@ from orca.evaluation.reviews import (
 )
 from orca.evaluation.statistics import macro_ratio
 from orca.evaluation.table import Cell, Table
-from orca.evaluation.tables import Judged
 
 EMPTY_MESSAGE = 1
 """Number in Table 2 of the paper's own system message for evaluation."""

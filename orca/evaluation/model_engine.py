@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 
 from orca.decoding import Decoder, Question, Row, check_attention, context_of, end_tokens
 from orca.errors import UserError
@@ -20,8 +22,10 @@ class ModelEngine:
     """Answers of a causal LM and its tokenizer.
 
     Prompts are rendered by the tokenizer's own chat template; special tokens that a message spells
-    are broken up, as in training. Of the generation configuration only the end tokens are used. A
-    prompt that leaves no room for an answer fails; an answer ends where the model's context does.
+    are broken up, as in training. Where the template writes a system message of its own when none
+    is given, an empty one is given: the paper's is empty. Of the generation configuration only the
+    end tokens are used. A prompt that leaves no room for an answer fails; an answer ends where the
+    model's context does.
 
     Args:
         causal_lm: of `transformers`, in evaluation mode, with attention that takes masks.
@@ -53,17 +57,43 @@ class ModelEngine:
             "transformers": importlib.metadata.version("transformers"),
             "torch": importlib.metadata.version("torch"),
             "template": hashlib.sha256(template.encode()).hexdigest()[:16],
+            **self.system_message_facts(),
         }
+
+    def system_message_facts(self) -> dict[str, str]:
+        """Where the empty system message takes the place of the template's own: says so."""
+        own = self.own_system_message
+        return {"system message": "empty, not the template's"} if own else {}
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model continues."""
+        messages = prompt.messages()
+        if not prompt.system_message and self.own_system_message:
+            messages = [{"role": "system", "content": ""}, *messages]
         special = self.tokenizer.all_special_tokens
-        messages = [
-            {**m, "content": plain_text(m["content"], special)[0]} for m in prompt.messages()
-        ]
-        return self.tokenizer.apply_chat_template(
+        return self._templated(
+            [{**m, "content": plain_text(m["content"], special)[0]} for m in messages]
+        )
+
+    @cached_property
+    def own_system_message(self) -> str:
+        """What the chat template writes as the system message when none is given; "": nothing."""
+        user = {"role": "user", "content": "user message"}
+        try:
+            given = self._templated([{"role": "system", "content": "system message"}, user])
+        except TemplateError:  # it knows no system messages
+            return ""
+        before, _, after = given.partition("system message")
+        without = self._templated([user])
+        if not (without.startswith(before) and without.endswith(after)):
+            return ""
+        return without[len(before) : len(without) - len(after)]
+
+    def _templated(self, messages: list[dict[str, str]]) -> str:
+        text: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
+        return text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered texts; the template has written what begins a text."""

@@ -86,7 +86,7 @@ class OpenAIEngine:
     ) -> Iterator[tuple[str, list[float]]]:
         raise UserError(
             "protocol=loglikelihood needs log-probabilities of given texts, which chat servers do "
-            "not tell: engine=hf"
+            "not tell: engine=hf or engine=vllm"
         )
 
 

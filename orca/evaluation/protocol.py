@@ -28,6 +28,15 @@ class Protocol:
     draws: int = 1
     seed: int = 0
 
+    def describe(self) -> str:
+        """For the line that a run begins with."""
+        if self.kind == "loglikelihood":
+            return f"protocol {self.name} (nothing is generated)"
+        return (
+            f"protocol {self.name} (temperature {self.temperature:g}, {self.draws} draw(s), up to "
+            f"{self.max_new_tokens:,} tokens)"
+        )
+
     def __post_init__(self) -> None:
         if self.kind not in ("generate", "loglikelihood"):
             raise UserError(f"protocol.kind={self.kind!r}: generate or loglikelihood")

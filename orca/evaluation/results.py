@@ -12,13 +12,13 @@ from typing import Any
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison, compare
 from orca.evaluation.item import NEVER_SHOWN, Item, Sample
+from orca.evaluation.open_ended_tables import Judged
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import read_facts, read_samples
 from orca.evaluation.scores import Score, TaskGrades, grade, score
 from orca.evaluation.statistics import Interval, macro_ratio
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
-    Judged,
     accuracy_table,
     averages_table,
     column_head,
@@ -124,6 +124,11 @@ def build_results(
             )
             for message in messages
         }
+        results.notes += _unanswered(benchmark, samples, grades)
+        common = set.intersection(*({one.task for one in given} for given in grades.values()))
+        if not common:
+            continue
+        grades = {m: [one for one in given if one.task in common] for m, given in grades.items()}
         scores = {heads[message]: score(given) for message, given in grades.items()}
         results.scores[benchmark] = scores
         results.tables.append(system_message_table(scores) if several else accuracy_table(scores))
@@ -138,6 +143,38 @@ def build_results(
     results.notes += [note for other in others for note in _differences(other, facts)]
     results.examples = _examples(samples)
     return results
+
+
+def _unanswered(
+    benchmark: str, samples: Sequence[Sample], grades: Mapping[int, Sequence[TaskGrades]]
+) -> list[str]:
+    """A sentence for each task to which no answer came."""
+    notes = []
+    for message, given in grades.items():
+        own = [s for s in samples if s.benchmark == benchmark and s.system_message == message]
+        answered = {one.task for one in given}
+        for task in dict.fromkeys(s.task for s in own if s.task not in answered):
+            failed = [s for s in own if s.task == task]
+            notes.append(
+                f"{benchmark}/{task}: no answer came to any of its {len(failed)} requests under "
+                f"system message {message}, so it is in no table and no average. The first failed "
+                f"with: {failed[0].error}"
+            )
+    return notes
+
+
+def check_others(directories: Sequence[str]) -> list[Path]:
+    """The runs to compare with.
+
+    Raises:
+        UserError: one is no run, or it is not a list.
+    """
+    if isinstance(directories, str):
+        raise UserError(f"compare={directories}: a list, as compare=[{directories}]")
+    others = [Path(directory) for directory in directories]
+    for other in others:
+        read_facts(other)
+    return others
 
 
 def _other_run(

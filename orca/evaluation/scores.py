@@ -81,14 +81,15 @@ class Score:
 
 
 def grade(samples: Iterable[Sample], items: Iterable[Item]) -> list[TaskGrades]:
-    """The grades of a run's multiple-choice answers, by task in the order of the items.
+    """The grades of a run's answers, by task in the order of the items.
 
     Args:
         samples: of one model, one protocol and one system message; in any order.
-        items: of the benchmarks; those without a sample are left out.
+        items: of the benchmarks; those without a sample are left out, and so are tasks to none of
+            whose items an answer came.
 
     Raises:
-        UserError: a sample of no item, a draw that is there twice, or a task without any answer.
+        UserError: a sample of no item, or a draw that is there twice.
     """
     known = {item.id: item for item in items}
     tasks: dict[tuple[str, str], dict[str, dict[int, Sample]]] = {
@@ -110,11 +111,12 @@ def grade(samples: Iterable[Sample], items: Iterable[Item]) -> list[TaskGrades]:
             )
         answers[sample.draw] = sample
         draws = max(draws, sample.draw + 1)
-    return [
+    graded = [
         _task_grades(benchmark, task, [known[id] for id in found], found, draws)
         for (benchmark, task), found in tasks.items()
         if found
     ]
+    return [one for one in graded if one.answered.any()]
 
 
 def _task_grades(
@@ -137,11 +139,6 @@ def _task_grades(
                 not sample.first_capital,
                 not sample.stated,
             )
-    if np.isnan(table).all():
-        raise UserError(
-            f"no item of {benchmark}/{task} was answered ({len(items)} asked): see the error "
-            "column of the records"
-        )
     correct, stated, unparsed, unstated = table
     return TaskGrades(
         benchmark=benchmark,

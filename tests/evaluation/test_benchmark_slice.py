@@ -161,7 +161,7 @@ def test_a_run_that_ended_within_a_slice_goes_on(
     [
         (["paths.benchmarks=/nowhere"], "/nowhere/bbh: no such folder"),
         (["paths.benchmarks=null"], "paths.benchmarks is not set"),
-        (["callbacks.benchmarks.fraction=2"], "fraction=2: more than 0"),
+        (["callbacks.benchmarks.fraction=2"], "fraction=2: a number above 0"),
         (["model.architecture.max_position_embeddings=128"], r"24 of the 24 prompts leave no room"),
     ],
 )

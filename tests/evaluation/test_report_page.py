@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from orca.evaluation.item import Item, Sample
+from orca.evaluation.open_ended_tables import Judged, open_ended_table
 from orca.evaluation.page import BESIDE, save_results
 from orca.evaluation.paper import AGIEVAL, BBH
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.results import Results, build_results
 from orca.evaluation.scores import AVERAGE
-from orca.evaluation.tables import Judged, open_ended_table
 from orca.evaluation.toxicity import toxicity, toxicity_table
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -68,7 +68,9 @@ def make_results() -> Results:
     chances = {(sample.item, 1, 0): 0.2 for sample in texts}
     results.toxicity = {heads[0]: toxicity(texts, groups, chances)}
     facts = {"model": "c", "toxic_label": "toxic", "max_tokens": 512}
-    results.tables.append(toxicity_table(heads[0], results.toxicity[heads[0]], facts, 0))
+    results.tables.append(
+        toxicity_table(heads[0], results.toxicity[heads[0]], facts, "0 of all 8 answers")
+    )
     return results
 
 

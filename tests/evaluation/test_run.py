@@ -24,6 +24,7 @@ from orca.evaluation import (
     Results,
     ask_all,
     build_results,
+    check_others,
     check_system_messages,
     fingerprint,
     read_samples,
@@ -123,6 +124,29 @@ def test_a_request_that_failed_is_asked_again_and_all_failing_is_an_error(tmp_pa
     assert len(again.asked) == 4
     with pytest.raises(UserError, match="every request failed, the first with: timeout"):
         run(tmp_path / "other", Answers(fail="Q"))
+
+
+def test_a_task_without_any_answer_is_told_and_in_no_average(tmp_path: Path) -> None:
+    """The other tasks keep their scores, also where several system messages were asked."""
+    engine = Answers(fail="<b>snarks")
+    samples = run(tmp_path, engine, GREEDY, (1, 5))
+    results = build_results("m", {}, GREEDY, {"bbh": ITEMS}, samples)
+    assert [one.task for one in results.scores["bbh"]["m (greedy, message 1)"]] == [
+        "navigate", "average"
+    ]  # fmt: skip
+    told = [note for note in results.notes if note.startswith("bbh/snarks: no answer came")]
+    assert len(told) == 2 and "any of its 6 requests" in told[0] and told[0].endswith("timeout")
+    nothing = build_results("m", {}, GREEDY, {"bbh": ITEMS[6:]}, samples[6:12])
+    assert not nothing.scores and len(nothing.notes) == 1
+
+
+def test_runs_to_compare_with_are_a_list_of_runs(tmp_path: Path) -> None:
+    Records(tmp_path, {"model": "m"})
+    assert check_others([str(tmp_path)]) == [tmp_path] and check_others([]) == []
+    with pytest.raises(UserError, match=r"compare=/a/run: a list, as compare=\[/a/run\]"):
+        check_others("/a/run")
+    with pytest.raises(UserError, match=r"/a/run is no run of evaluate\.py"):
+        check_others(["/a/run"])
 
 
 def test_other_facts_are_refused_and_new_ones_are_added(tmp_path: Path) -> None:

@@ -11,18 +11,17 @@ import pytest
 
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison
+from orca.evaluation.open_ended_tables import Judged, open_ended_table
 from orca.evaluation.paper import AGIEVAL, BBH, ORCA, VICUNA, PaperTable
 from orca.evaluation.scores import AVERAGE, Score
 from orca.evaluation.statistics import Interval
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
-    Judged,
     accuracy_table,
     averages_table,
     column_head,
     comparison_table,
     detail_table,
-    open_ended_table,
     system_message_table,
 )
 

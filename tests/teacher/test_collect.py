@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from fault_answers import answer_to, key_of
 from hydra import compose, initialize_config_dir
@@ -21,11 +20,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from orca.config import CONF_DIR, check_config
-from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import write_query_set
 from orca.teacher import Ledger, Teacher
 from orca.teacher.request import Request
 from orca.traces import TraceSource
+
+from .conftest import write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 QUERIES = 300
@@ -33,21 +32,18 @@ QUERIES = 300
 
 @pytest.fixture(scope="module")
 def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [
-        {
-            "id": f"cot.{n:04d}",
-            "collection": "cot",
-            "task": "cot_test",
-            "system_message_id": 16,
-            "system_message": "You are an AI assistant." if n % 3 else "",
-            "query": f"What is {n} + {n}?",
-            "targets": [str(2 * n)],
-        }
+    requests = [
+        Request(
+            f"cot.{n:04d}",
+            "You are an AI assistant." if n % 3 else "",
+            f"What is {n} + {n}?",
+            "cot",
+            "cot_test",
+            (str(2 * n),),
+        )
         for n in range(QUERIES)
     ]
-    out = tmp_path_factory.mktemp("queries") / "set"
-    write_query_set(out, pa.Table.from_pylist(rows, QUERY_SCHEMA).to_batches(), {})
-    return out
+    return write_set(tmp_path_factory.mktemp("queries") / "set", requests)
 
 
 def command(server: Any, queries: Path, out: Path, *options: str) -> list[str]:
