@@ -41,20 +41,21 @@ def averages_table(benchmarks: Mapping[str, Mapping[str, Sequence[Score]]]) -> T
     """
     printed = (VICUNA, ORCA, "ChatGPT", "GPT-4")
     heads = list(next(iter(benchmarks.values())))
-    head: tuple[str, ...] = ("benchmark", "tasks", "items", "chance", *printed)
+    head: tuple[str, ...] = ("benchmark",)  # runs first: on a telephone the rest is out of sight
     for name in heads:
         head += (name, f"{name}: no label found")
+    head += ("chance", *printed, "tasks", "items")
     rows: list[tuple[Cell, ...]] = []
     for benchmark, runs in benchmarks.items():
         paper = TABLES.get(benchmark)
         tasks = _tasks(runs[heads[0]])
         averages = [_of(runs[name], AVERAGE) for name in heads]
-        row: list[Cell] = [benchmark, len(tasks), max(one.items for one in averages)]
-        row.append(_percent(averages[0].chance))
-        row += [printed_cell(paper, column, AVERAGE, tasks) for column in printed]
+        row: list[Cell] = [benchmark]
         for one in averages:
             row += [one.accuracy.times(100), _percent(one.format_failures)]
-        rows.append(tuple(row))
+        row.append(_percent(averages[0].chance))
+        row += [printed_cell(paper, column, AVERAGE, tasks) for column in printed]
+        rows.append((*row, len(tasks), max(one.items for one in averages)))
     return Table("Averages over tasks, accuracy, %", head, tuple(rows))
 
 
