@@ -262,19 +262,19 @@ def test_what_cannot_be_is_refused_with_the_way_out(
 
 
 def test_the_stand_in_takes_and_gives_what_vllm_does(
-    tiny: Path, request: pytest.FixtureRequest
+    tiny: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every argument and field that the engine uses is one of the installed vLLM."""
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e '.[vllm]'")
-    kinds = importlib.import_module("vllm.sampling_params").RequestOutputKind
-    platform = importlib.import_module("vllm.platforms").current_platform
-    stats = importlib.import_module("vllm.v1.metrics.stats").RequestStateStats
-    logprobs = importlib.import_module("vllm.logprobs")
-
     made = request.getfixturevalue("stand_in")
     engine = VLLMEngine(str(tiny), dtype="float32")
     list(engine.generate(PROMPTS[:1], 0.7, 2))
     list(engine.loglikelihoods(PROMPTS[:1], [["A"]]))
+    monkeypatch.undo()  # takes the stand-in away
+    kinds = importlib.import_module("vllm.sampling_params").RequestOutputKind
+    platform = importlib.import_module("vllm.platforms").current_platform
+    stats = importlib.import_module("vllm.v1.metrics.stats").RequestStateStats
+    logprobs = importlib.import_module("vllm.logprobs")
     vllm.EngineArgs(**made[0].arguments)
     assert set(inspect.signature(vllm.LLM.__init__).parameters) >= {"model", "dtype", "kwargs"}
     for given in made[0].llm_engine.params:
@@ -295,7 +295,7 @@ def test_the_stand_in_takes_and_gives_what_vllm_does(
     ):
         assert {field.name for field in dataclasses.fields(kind)} >= names
     assert logprobs.create_prompt_logprobs(False) == [None]
-    assert platform.get_device_name()
+    assert callable(platform.get_device_name)  # it needs the device
 
 
 @pytest.mark.slow
