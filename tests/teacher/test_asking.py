@@ -197,8 +197,11 @@ def test_a_server_that_is_down_costs_few_queries_their_attempts(
 
     async def main(asking: Asking) -> None:
         running = asyncio.create_task(asking.run())
-        await asyncio.sleep(2.0)
         (client,) = asking.clients.values()
+        async with asyncio.timeout(60):
+            while not client.limits.down:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
         assert client.limits.down and client.limits.active == 1
         asked = len(server.seen)
         assert asked < 40, "it is asked at full speed although it is down"

@@ -229,7 +229,7 @@ def command(server: FaultServer, query_set: Path, out: Path, *options: str) -> l
 
 
 def end(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
 def test_a_signal_ends_the_program_and_the_same_command_collects(
@@ -241,7 +241,7 @@ def test_a_signal_ends_the_program_and_the_same_command_collects(
     while not server.calls("GET /v1/batches/"):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=10)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "stopped; 1 batches go on at the server: the same command goes on" in told
     ordinary = end([*arguments, "batch=false"], tmp_path)

@@ -165,12 +165,12 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
     assert missing.returncode == 2 and "ORCA_TEST_KEY is needed" in missing.stderr
     environment = {**os.environ, "ORCA_TEST_KEY": secret}
     done = subprocess.run(
-        arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+        arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
     )
     assert done.returncode == 0, done.stderr
     wrong = [a.replace("/v1", "/elsewhere") for a in arguments]
     refused = subprocess.run(
-        wrong, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+        wrong, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
     )
     assert secret not in done.stdout + done.stderr + refused.stdout + refused.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
