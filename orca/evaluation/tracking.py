@@ -12,7 +12,8 @@ from orca.evaluation.statistics import macro_ratio
 
 
 def metrics(results: Results) -> dict[str, float]:
-    """Every figure as ``eval/<benchmark>/<task>/<what>``, in per cent.
+    """Every figure as a share: ``eval/<benchmark>/<what>``, as training logs it, and
+    ``eval/<benchmark>/<task>/<what>``.
 
     With several system messages the name ends in the column's head, as ``… (orca, message 5)``.
     """
@@ -20,22 +21,23 @@ def metrics(results: Results) -> dict[str, float]:
     for benchmark, runs in results.scores.items():
         for head, scores in runs.items():
             for one in scores:
-                name = f"eval/{benchmark}/{one.task}"
+                task = "" if one.task == AVERAGE else f"/{one.task}"
+                name = f"eval/{benchmark}{task}"
                 found |= {
-                    _of(runs, head, f"{name}/accuracy"): 100 * one.accuracy.value,
-                    _of(runs, head, f"{name}/stated"): 100 * one.stated.value,
-                    _of(runs, head, f"{name}/no_label"): 100 * one.format_failures,
+                    _of(runs, head, f"{name}/accuracy"): one.accuracy.value,
+                    _of(runs, head, f"{name}/stated"): one.stated.value,
+                    _of(runs, head, f"{name}/format_failures"): one.format_failures,
                 }
     for head, judged in results.judged.items():
         for own in judged:
             name = f"eval/{own.benchmark}/of_{own.reference}"
-            found[_of(results.judged, head, name)] = 100 * macro_ratio([own.scores]).value
+            found[_of(results.judged, head, name)] = macro_ratio([own.scores]).value
     for head, toxicity in results.toxicity.items():
         for group in toxicity:
             if group.mean and group.above:
                 name = f"eval/toxigen/{group.setting}/{group.group}"
-                found[_of(results.toxicity, head, f"{name}/mean")] = 100 * group.mean.value
-                found[_of(results.toxicity, head, f"{name}/above")] = 100 * group.above.value
+                found[_of(results.toxicity, head, f"{name}/mean")] = group.mean.value
+                found[_of(results.toxicity, head, f"{name}/above")] = group.above.value
     return found
 
 

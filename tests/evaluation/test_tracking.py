@@ -87,15 +87,15 @@ def test_every_score_is_a_metric_in_per_cent(results: Results, logged: dict[str,
     assert {name: logged.get(name) for name in wanted} == pytest.approx(wanted)
     head = "a run (orca, message 5)"
     average = results.scores["bbh"][head][-1]
-    assert wanted[f"eval/bbh/average/accuracy/{head}"] == 100 * average.accuracy.value
+    assert wanted[f"eval/bbh/accuracy/{head}"] == average.accuracy.value
     assert len([name for name in wanted if name.startswith("eval/bbh/")]) == 3 * 3 * 24
     assert f"eval/vicuna/of_ChatGPT/{head}" in wanted
-    assert wanted["eval/toxigen/hate/average/mean"] == pytest.approx(20)
+    assert wanted["eval/toxigen/hate/average/mean"] == pytest.approx(0.2)
 
 
 def test_the_metric_of_a_single_run_has_its_plain_name(results: Results) -> None:
     results = Results("m", {}, scores={"bbh": {"m (orca)": results.scores["bbh"].popitem()[1]}})
-    assert {"eval/bbh/navigate/accuracy", "eval/bbh/average/no_label"} <= set(metrics(results))
+    assert {"eval/bbh/navigate/accuracy", "eval/bbh/format_failures"} <= set(metrics(results))
 
 
 def test_tables_have_the_reports_cells(
