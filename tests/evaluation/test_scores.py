@@ -91,6 +91,13 @@ def test_one_label_of_two_that_are_right_is_a_likelier_guess() -> None:
     assert (found["geometric"].chance, found["other"].chance) == (1 / 4, 2 / 4)
 
 
+def test_chance_is_that_of_the_answered_items() -> None:
+    items = make_items("geometric", 1, gold="A") + make_items("geometric", 2, gold="AB")[1:]
+    samples = answers(items, "AB")
+    samples[1] = dataclasses.replace(samples[1], finish_reason="failed")
+    assert by_task(score(grade(samples, items)))["geometric"].chance == 1 / 4
+
+
 def test_draws_of_an_item_are_one_value_and_their_spread_is_told() -> None:
     items = make_items("sat-en", 4)
     samples = answers(items, "AAAB") + answers(items, "AABB", draw=1)
