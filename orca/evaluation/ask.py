@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from orca.answers import given_answer, is_exact_answer
 from orca.errors import UserError
@@ -35,9 +36,10 @@ def ask_all(
     Raises:
         UserError: every request failed.
     """
-    known = {
-        key_of(sample): sample for sample in records.read() if sample.finish_reason != "failed"
-    }
+    there = [sample for sample in records.read() if sample.finish_reason != "failed"]
+    if protocol.kind == "generate":
+        there = read_again(there, items)
+    known = {key_of(sample): sample for sample in there}
     wanted = _wanted(items, protocol, system_messages)
     missing = {key: item for key, item in wanted.items() if key not in known}
     print(f"{len(wanted):,} answers, {len(wanted) - len(missing):,} of them there", flush=True)
@@ -61,6 +63,21 @@ def ask_all(
     if failed:
         print(f"{failed:,} requests failed; the same command asks them again", file=sys.stderr)
     return [known[key] for key in wanted]
+
+
+def read_again(samples: Iterable[Sample], items: Iterable[Item]) -> list[Sample]:
+    """The same answers, their texts read by this version: records keep the reading of their day.
+
+    Samples of other items, and those that did not come, stay as they are.
+    """
+    known = {item.id: item for item in items}
+    found = []
+    for one in samples:
+        if one.item in known:
+            capital, stated = _read(known[one.item], one.text, one.finish_reason)
+            one = dataclasses.replace(one, first_capital=capital, stated=stated)
+        found.append(one)
+    return found
 
 
 def ask(
@@ -121,7 +138,7 @@ def _samples(engine: Engine, missing: dict[Key, Item], protocol: Protocol) -> It
 
 
 def _sample(item: Item, key: Key, seed: int, output: Output) -> Sample:
-    capital, stated = _read(item, output)
+    capital, stated = _read(item, output.text, output.finish_reason)
     return Sample(
         item=item.id,
         benchmark=item.benchmark,
@@ -142,15 +159,14 @@ def _sample(item: Item, key: Key, seed: int, output: Output) -> Sample:
     )
 
 
-def _read(item: Item, output: Output) -> tuple[str, str]:
+def _read(item: Item, text: str, finish_reason: str) -> tuple[str, str]:
     """The answer by the paper's rule, and the stated one."""
-    if output.finish_reason == "failed" or not item.gold:
+    if finish_reason == "failed" or not item.gold:
         return "", ""
     if item.labels:
-        text = output.text
         return first_capital(text, item.labels), stated_label(text, item.labels, item.options)
     (gold,) = item.gold
-    given = gold if is_exact_answer(output.text, gold) else given_answer(output.text)
+    given = gold if is_exact_answer(text, gold) else given_answer(text)
     return given, given
 
 

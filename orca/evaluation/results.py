@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orca.errors import UserError
+from orca.evaluation.ask import read_again
 from orca.evaluation.comparison import Comparison, compare
 from orca.evaluation.item import NEVER_SHOWN, Item, Sample
 from orca.evaluation.open_ended_tables import Judged
@@ -199,6 +200,8 @@ def _other_run(
             "the same data"
         )
     protocol = known.get("protocol")
+    if isinstance(protocol, dict) and protocol["kind"] == "generate":
+        samples = read_again(samples, items)
     named = protocol["name"] if isinstance(protocol, dict) else str(protocol)
     return column_head(directory.name, named), grade(samples, items)
 

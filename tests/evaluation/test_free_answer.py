@@ -9,7 +9,6 @@ import pytest
 
 from orca.errors import UserError
 from orca.evaluation.ask import _read
-from orca.evaluation.engine import Output
 from orca.evaluation.free_answer import GSM8K, HeldOutTraces
 from orca.evaluation.item import Item, Sample
 from orca.evaluation.scores import grade, score
@@ -18,7 +17,7 @@ from orca.traces import TraceSource
 
 
 def answered(item: Item, text: str, finish_reason: str = "stop") -> Sample:
-    capital, stated = _read(item, Output("", text, finish_reason))
+    capital, stated = _read(item, text, finish_reason)
     return Sample(
         item.id, item.benchmark, item.task, 0, 0, 1, item.prompt, text, finish_reason,
         item.gold, capital, stated,

@@ -22,12 +22,14 @@ from orca.evaluation import (
     Protocol,
     Records,
     Results,
+    ask,
     ask_all,
     build_results,
     check_others,
     check_system_messages,
     fingerprint,
     read_samples,
+    results,
     save_results,
     stratified,
 )
@@ -185,6 +187,26 @@ def test_damaged_records_are_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "facts.json").unlink()
     with pytest.raises(UserError, match=r"has no facts\.json"):
         Records(tmp_path, {"model": "m"})
+
+
+def test_answers_that_are_there_are_read_by_this_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a run that is compared with; what is on disk stays."""
+    records = Records(tmp_path, {"protocol": dataclasses.asdict(GREEDY), "data bbh": "d"})
+    monkeypatch.setattr(ask, "stated_label", lambda *_: "")
+    ask_all(Answers(), ITEMS, GREEDY, [1], records)
+    monkeypatch.undo()
+    assert not any(one.stated for one in read_samples(tmp_path))
+    engine = Answers()
+    samples = ask_all(engine, ITEMS, GREEDY, [1], records)
+    assert not engine.asked
+    assert [one.stated for one in samples if one.text != "mumble"] == ["B"] * 10
+    facts = {"protocol": dataclasses.asdict(GREEDY), "data bbh": "d"}
+    seen = []
+    monkeypatch.setattr(results, "read_again", lambda *a: seen.append(1) or ask.read_again(*a))
+    build_results("m", facts, GREEDY, {"bbh": ITEMS}, samples, [tmp_path])
+    assert seen
 
 
 def test_a_row_says_of_which_model_and_data_it_is(tmp_path: Path) -> None:
