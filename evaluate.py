@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from orca.config import check_config, run_program
+from orca.errors import UserError
 from orca.evaluation import (
     Benchmark,
     Engine,
@@ -54,6 +55,9 @@ def main(config: DictConfig) -> None:
     protocol: Protocol = instantiate(config.protocol)
     benchmarks: list[Benchmark] = list(instantiate(config.benchmark, _convert_="all").values())
     messages = check_system_messages(config.system_message)
+    for one in benchmarks:
+        if protocol.kind == "loglikelihood" and one.kind != "multiple_choice":
+            raise UserError(f"protocol=loglikelihood is for multiple choice, not for {one.name}")
     items = {one.name: one.items() for one in benchmarks}
     chosen = stratified([item for own in items.values() for item in own], config.fraction)
     kinds = {one.kind for one in benchmarks}
@@ -67,10 +71,10 @@ def main(config: DictConfig) -> None:
         if isinstance(scorer, Judging):
             judged = {one.name for one in benchmarks if one.kind == "judged"}
             scorer.check([item for item in chosen if item.benchmark in judged])
-    others = check_others(config.compare)
+    out = Path(config.out)
+    others = check_others(config.compare, out)
     traces = _traces(config.traces)
     engine: Engine = instantiate(config.engine, _convert_="all")
-    out = Path(config.out)
     facts = _facts(engine, protocol, items)
     records = Records(out, facts)
     whole = f"{len(chosen):,} of {sum(map(len, items.values())):,} items of {', '.join(items)}"
@@ -90,6 +94,12 @@ def main(config: DictConfig) -> None:
         f"{', '.join(map(str, messages))} of Table 2",
         "date": datetime.date.today().isoformat(),
     }
+    left_out = sorted({one.benchmark for one in records.read()} - set(items))
+    if left_out:
+        results.notes.append(
+            f"samples/ has answers to {', '.join(left_out)} too, which this report leaves out: "
+            f"benchmark=[{','.join([*items, *left_out])}] reports on all of them."
+        )
     save_results(results, out)  # a judge or classifier may fail
     for kind, scorer in scorers.items():
         own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
@@ -126,4 +136,11 @@ def _facts(engine: Engine, protocol: Protocol, items: dict[str, list[Item]]) -> 
 if __name__ == "__main__":
     # conf/model is a group of train.py, and Hydra would look there for what model= names.
     sys.argv[1:] = [re.sub("^model=", "model_path=", argument) for argument in sys.argv[1:]]
+    shown = {"--help", "--hydra-help", "--info", "-h", "-i"}
+    if not shown & set(sys.argv) and not any(a.startswith("model_path=") for a in sys.argv):
+        print(
+            "error: model= is needed: a directory, a hub id, or a name in conf/model",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     run_program(main, "evaluate")

@@ -177,8 +177,8 @@ def explain(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, UserError):
         return str(cause)
-    if isinstance(error, MissingConfigException) or isinstance(cause, MissingConfigException):
-        return str(cause)
+    if isinstance(cause, MissingConfigException):
+        return _missing_config(cause)
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         full_key, parent = str(cause.full_key), cause.parent_node
         known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
@@ -187,6 +187,17 @@ def explain(error: BaseException) -> str:
     if missing:
         return f"{missing[1]} is needed: give it on the command line"
     return str(error) if cause is error else f"{error}\n{cause}"
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    """A value of a group that has no file: the nearest that has one."""
+    group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+    known = sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+    if not group or not known:
+        return str(error)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return f"there is no {group}={name}.{meant} There are {', '.join(known)}"
 
 
 def unknown_key(full_key: str, key: str, known: Iterable[str]) -> str:

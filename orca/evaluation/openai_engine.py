@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from orca.errors import UserError
 from orca.evaluation.engine import Output, Prompt
@@ -16,6 +18,8 @@ from orca.teacher.request import Request
 FINISH = {
     "finished": "stop", "length": "length", "content_filter": "content_filter", "other": "other",
 }  # fmt: skip
+
+CONNECT_SECONDS = 10.0
 
 
 class OpenAIEngine:
@@ -60,6 +64,7 @@ class OpenAIEngine:
             self.max_tokens_field: max_new_tokens,
         }
         teacher = replace(self.teacher, settings=settings)
+        self._check_reachable()
         self.directory.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(self.directory / "ledger.sqlite", {"settings": teacher.body})
         try:
@@ -80,6 +85,22 @@ class OpenAIEngine:
                 )
         finally:
             ledger.close()
+
+    def _check_reachable(self) -> None:
+        """Raises ``UserError`` where no address takes a connection: asking would wait for one."""
+        reasons = []
+        for endpoint in self.teacher.endpoints.values():
+            address = urlsplit(endpoint.base_url)
+            port = address.port or (443 if address.scheme == "https" else 80)
+            try:
+                socket.create_connection((str(address.hostname), port), CONNECT_SECONDS).close()
+                return
+            except OSError as error:
+                reasons.append(f"{endpoint.base_url} ({error})")
+        raise UserError(
+            f"no server answers at {', '.join(reasons)}: start it, or name another with "
+            "endpoints.….base_url; teacher@engine.teacher=gpt4 asks OpenAI"
+        )
 
     def loglikelihoods(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]

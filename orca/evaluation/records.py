@@ -172,14 +172,22 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _changes(before: Any, now: Any) -> str:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{before} → {now}"
+    names = sorted(n for n in {*before, *now} if before.get(n) != now.get(n))
+    return ", ".join(f"{n}: {before.get(n)} → {now.get(n)}" for n in names)
+
+
 def _check_facts(path: Path, facts: dict[str, Any], has_samples: bool) -> None:
     facts = json.loads(json.dumps(facts))
     known = read_facts(path.parent) if path.exists() or has_samples else {}
     for name, value in facts.items():
         if known.setdefault(name, value) != value:
+            changes = _changes(known[name], value)
             raise UserError(
-                f"{path.parent} holds answers with {name} = {known[name]!r}, and now it is "
-                f"{value!r}: give another out=, or the same options"
+                f"{path.parent} holds answers with another {name} ({changes}): give another out=, "
+                f"as out={path.parent}-2, or the same options"
             )
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False))

@@ -164,16 +164,21 @@ def _unanswered(
     return notes
 
 
-def check_others(directories: Sequence[str]) -> list[Path]:
+def check_others(directories: Sequence[str], out: Path) -> list[Path]:
     """The runs to compare with.
 
+    Args:
+        out: the run that is to be compared with them.
+
     Raises:
-        UserError: one is no run, or it is not a list.
+        UserError: one is no run or the same run, or it is not a list.
     """
     if isinstance(directories, str):
         raise UserError(f"compare={directories}: a list, as compare=[{directories}]")
     others = [Path(directory) for directory in directories]
     for other in others:
+        if other.resolve() == out.resolve():
+            raise UserError(f"compare: {other} is this run itself; give this one another out=")
         read_facts(other)
     return others
 

@@ -89,7 +89,8 @@ def macro_share(tasks: Sequence[np.ndarray], draws: int = 1, seed: int = 0) -> I
     values = np.concatenate(tasks)
     if len(tasks) == 1 or values.min() == values.max():
         return share(values, draws)
-    return macro_average(tasks, seed)
+    found = macro_average(tasks, seed)
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
 def macro_average(tasks: Sequence[np.ndarray], seed: int = 0) -> Interval:
@@ -98,9 +99,8 @@ def macro_average(tasks: Sequence[np.ndarray], seed: int = 0) -> Interval:
     Args:
         tasks: for each task the values of its items, [items]. One task: its mean.
     """
-    rng = np.random.default_rng(seed)
-    means = [resampled_means(values, RESAMPLES, rng)[:, 0] for values in tasks]
-    return _interval(_mean([float(np.mean(values)) for values in tasks]), np.mean(means, axis=0))
+    means = _resampled_tasks(tasks, np.random.default_rng(seed))
+    return _interval(_mean([float(np.mean(values)) for values in tasks]), means)
 
 
 def macro_ratio(sets: Sequence[np.ndarray], seed: int = 0) -> Interval:
@@ -146,8 +146,7 @@ def paired_difference(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[Inter
     Args:
         tasks: for each task [items] the value of an item in one run less that in the other.
     """
-    rng = np.random.default_rng(seed)
-    means = np.mean([resampled_means(values, RESAMPLES, rng)[:, 0] for values in tasks], axis=0)
+    means = _resampled_tasks(tasks, np.random.default_rng(seed))
     value = _mean([float(np.mean(values)) for values in tasks])
     interval = _adjusted_wald(tasks[0]) if len(tasks) == 1 else _interval(value, means)
     if sum(map(len, tasks)) < FEWEST:
@@ -175,6 +174,23 @@ def mcnemar(won: int, lost: int) -> float:
     tosses = won + lost
     tail = sum(math.comb(tosses, heads) for heads in range(min(won, lost) + 1))
     return min(1.0, 2 * tail / 2**tosses)
+
+
+def _resampled_tasks(tasks: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Means over the tasks of their resampled means, [RESAMPLES].
+
+    One item says nothing of how much the items of its task differ. It varies here as the items of
+    all tasks do around their mean; it would not vary at all by itself.
+    """
+    everything = np.concatenate(tasks)
+    around = everything - everything.mean()
+    means = [
+        resampled_means(values, RESAMPLES, rng)[:, 0]
+        if len(values) > 1
+        else values[0] + rng.choice(around, RESAMPLES)
+        for values in tasks
+    ]
+    return np.mean(means, axis=0)
 
 
 def _interval(value: float, means: np.ndarray) -> Interval:

@@ -53,7 +53,7 @@ def averages_table(benchmarks: Mapping[str, Mapping[str, Sequence[Score]]]) -> T
         row: list[Cell] = [benchmark]
         for one in averages:
             row += [one.accuracy.times(100), _percent(one.format_failures)]
-        row.append(_percent(averages[0].chance))
+        row.append(_percent(averages[0].chance) or None)
         row += [printed_cell(paper, column, AVERAGE, tasks) for column in printed]
         rows.append((*row, len(tasks), max(one.items for one in averages)))
     return Table("Averages over tasks, accuracy, %", head, tuple(rows))

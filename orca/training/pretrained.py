@@ -190,6 +190,10 @@ def _from_pretrained(factory: Any, location: str, **options: Any) -> Any:
 
 
 def _not_to_be_had(location: str, error: Exception) -> UserError:
+    if location.count("/") > 1 or location.startswith((".", "~")):  # a hub id has one at most
+        return UserError(
+            f"model.path={location}: no such directory. A finished stage has its model in hf/"
+        )
     return UserError(
         f"model.path={location}: neither a directory nor to be had from the hub ({error}). "
         "Gated models need a login (HF_TOKEN); weights must be safetensors."

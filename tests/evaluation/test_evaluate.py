@@ -86,6 +86,7 @@ def test_every_option_of_the_groups_composes_into_the_program(group: str, option
         ("traces.path=/nowhere/traces", "/nowhere/traces"),
         ("benchmark.truthfulqa.path=/nowhere", "/nowhere"),
         ("protokol=orca", "protokol"),
+        ("benchmark=[agievl]", "there is no benchmark=agievl. Did you mean agieval?"),
         ("model=/nowhere/model", "/nowhere/model"),
     ],
 )

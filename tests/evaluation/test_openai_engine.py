@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -94,6 +95,15 @@ def test_a_budget_ends_the_run_and_keeps_what_was_paid(
     more = engine(one.teacher.endpoints["one"].base_url, tmp_path / "out", price=1e6)
     assert len(list(more.generate(prompts[:60], 0.7, 16))) == 60
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 60, "none is paid twice"
+
+
+def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(UserError, match=rf"no server answers at {address} \(.*refused"):
+            list(engine(address, tmp_path / "out").generate(PROMPTS, 0.7, 16))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_server_is_told_apart_by_its_address_and_model(tmp_path: Path) -> None:

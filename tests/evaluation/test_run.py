@@ -144,17 +144,20 @@ def test_a_task_without_any_answer_is_told_and_in_no_average(tmp_path: Path) -> 
 
 def test_runs_to_compare_with_are_a_list_of_runs(tmp_path: Path) -> None:
     Records(tmp_path, {"model": "m"})
-    assert check_others([str(tmp_path)]) == [tmp_path] and check_others([]) == []
+    out = tmp_path / "out"
+    assert check_others([str(tmp_path)], out) == [tmp_path] and check_others([], out) == []
+    with pytest.raises(UserError, match="is this run itself"):
+        check_others([str(tmp_path / "x" / "..")], tmp_path)
     with pytest.raises(UserError, match=r"compare=/a/run: a list, as compare=\[/a/run\]"):
-        check_others("/a/run")
+        check_others("/a/run", out)
     with pytest.raises(UserError, match=r"/a/run is no run of evaluate\.py"):
-        check_others(["/a/run"])
+        check_others(["/a/run"], out)
 
 
 def test_other_facts_are_refused_and_new_ones_are_added(tmp_path: Path) -> None:
     Records(tmp_path, {"model": "m", "data bbh": "1"})
     Records(tmp_path, {"model": "m", "data bbh": "1", "data agieval": "2"})
-    with pytest.raises(UserError, match=r"model = 'm', and now it is 'n': give another out="):
+    with pytest.raises(UserError, match=r"another model \(m → n\): give another out="):
         Records(tmp_path, {"model": "n"})
     with pytest.raises(UserError, match="data agieval"):
         Records(tmp_path, {"data agieval": "3"})
