@@ -14,7 +14,7 @@ serve: $(VENV)/.serve | models/smollm2
 	$(VENV)/bin/transformers serve models/smollm2 --host 127.0.0.1 $(ARGS)
 
 models/smollm2: | $(VENV)/.train
-	$(RUN) -m orca.teacher.embedded $@
+	$(RUN) -m orca.training.embedded $@
 
 test: $(VENV)/.dev lint
 	$(RUN) -m pytest -n 2 $(ARGS)

@@ -10,6 +10,7 @@ The same command goes on where an earlier one ended. Options are in conf/evaluat
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 import sys
 from pathlib import Path
@@ -23,12 +24,12 @@ from orca.evaluation import (
     Benchmark,
     Engine,
     Item,
-    Judging,
     Protocol,
     Records,
     ToxicityClassifier,
     ask_all,
     build_results,
+    check_others,
     check_system_messages,
     fingerprint,
     log_results,
@@ -37,6 +38,7 @@ from orca.evaluation import (
     stratified,
     trace_texts,
 )
+from orca.evaluation.judging import Judging
 from orca.traces import TraceSource
 
 OPTIONS = (
@@ -61,34 +63,57 @@ def main(config: DictConfig) -> None:
         for kind, name in (("judged", "judge"), ("toxicity", "toxicity"))
         if kind in kinds
     }
+    for scorer in scorers.values():
+        if isinstance(scorer, Judging):
+            judged = {one.name for one in benchmarks if one.kind == "judged"}
+            scorer.check([item for item in chosen if item.benchmark in judged])
+    others = check_others(config.compare)
+    traces = _traces(config.traces)
     engine: Engine = instantiate(config.engine, _convert_="all")
     out = Path(config.out)
     facts = _facts(engine, protocol, items)
     records = Records(out, facts)
+    whole = f"{len(chosen):,} of {sum(map(len, items.values())):,} items of {', '.join(items)}"
     print(
-        f"{config.name}: {', '.join(items)}; {len(chosen):,} of "
-        f"{sum(map(len, items.values())):,} items, protocol {protocol.name} (temperature "
-        f"{protocol.temperature:g}, {protocol.draws} draw(s), up to {protocol.max_new_tokens:,} "
-        f"tokens), system message(s) {messages}; {engine.describe()}",
+        f"{config.name}: {whole}; {protocol.describe()}, system message(s) {messages}; "
+        f"{engine.describe()}",
         flush=True,
     )
-    samples = ask_all(engine, chosen, protocol, messages, records)
-    others = [Path(directory) for directory in config.compare]
-    choice = {one.name: items[one.name] for one in benchmarks if one.kind == "multiple_choice"}
-    results = build_results(config.name, facts, protocol, choice, samples, others)
+    try:
+        samples = ask_all(engine, chosen, protocol, messages, records)
+    finally:
+        records.close()
+    gold = {one.name: items[one.name] for one in benchmarks if one.kind not in scorers}
+    results = build_results(config.name, facts, protocol, gold, samples, others)
+    results.about = {
+        "asked": f"{whole}; {protocol.draws} draw(s); system message(s) "
+        f"{', '.join(map(str, messages))} of Table 2",
+        "date": datetime.date.today().isoformat(),
+    }
+    save_results(results, out)  # a judge or classifier may fail
     for kind, scorer in scorers.items():
         own = {one.name: items[one.name] for one in benchmarks if one.kind == kind}
         scorer.add_to(results, protocol, own, samples, out)
-    if config.traces.path is not None:
-        source = TraceSource(config.traces.files, config.traces.format, config.traces.path)
-        everything = [item for own in items.values() for item in own]
-        results.tables.append(overlap(everything, trace_texts(source)).table())
+    if traces is not None:
+        found = overlap([item for own in items.values() for item in own], trace_texts(traces))
+        found.save(out / "overlap.json")
+        results.tables.append(found.table())
+        results.details.append(found.item_table())
     save_results(results, out)
     if config.logger:
         logger = instantiate(config.logger, directory=config.out, name=config.name)
         log_results(results, logger)
     print(results.text(), flush=True)
     print(f"{out}: report.md, report.html, report.json, samples/", flush=True)
+
+
+def _traces(config: DictConfig) -> TraceSource | None:
+    """The training traces to look for items in, opened."""
+    if config.path is None:
+        return None
+    source = TraceSource(config.files, config.format, config.path)
+    len(source)
+    return source
 
 
 def _facts(engine: Engine, protocol: Protocol, items: dict[str, list[Item]]) -> dict[str, Any]:

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from train_step_cpu import cpu_name
 
+from orca.decoding.prefix_tree import shared_length
 from orca.evaluation.engine import Prompt
 from orca.evaluation.hf_engine import HFEngine
-from orca.evaluation.prefix_tree import shared_length
 
 LENGTHS = (32, 128)
 """Most new tokens of an answer."""

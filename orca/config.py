@@ -61,11 +61,14 @@ def job_options() -> list[str]:
 
 
 def sweep_job_name(number: Any) -> str:
-    """Directory of a job of a sweep: the options that the command line varies, or its number."""
+    """Directory of a job of a sweep: the options that the command line or an experiment varies, or
+    its number. One job of an experiment's sweep that is run alone has the same name."""
     parser = OverridesParser.create()
     arguments = json.loads(os.environ.get(ARGUMENTS_VARIABLE, "[]"))
     given = [text for text in arguments if "=" in text and not text.startswith("-")]
     swept = {o.key_or_group for o in parser.parse_overrides(given) if o.is_sweep_override()}
+    sweeper: Any = HydraConfig.get().sweeper
+    swept |= {str(key) for key in OmegaConf.select(sweeper, "params") or ()}
     job = parser.parse_overrides(list(HydraConfig.get().overrides.task))
     parts = [f"{o.key_or_group}={o.get_value_string()}" for o in job if o.key_or_group in swept]
     return ",".join(parts).replace("/", "_") or str(number)

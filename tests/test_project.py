@@ -77,6 +77,9 @@ def test_every_option_of_every_group_composes_and_instantiates(group: str, optio
     elif group == "strategy":
         # One device needs no configuration: the program makes its strategy for the device.
         assert (instantiate(config.strategy.strategy) is None) == (option == "single")
+    elif group == "arm":
+        assert all(instantiate(stage) for stage in config.stages.values())
+        assert instantiate(config.data, _partial_=True).func.__name__ == "TraceDataModule"
     elif group in ("callbacks", "trainer"):
         OmegaConf.to_container(config[group], resolve=True)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from orca.answers import given_answer, is_exact_answer
 from orca.errors import UserError
 from orca.evaluation.engine import Engine, Output, Prompt
 from orca.evaluation.extraction import first_capital, stated_label
@@ -34,15 +36,11 @@ def ask_all(
     Raises:
         UserError: every request failed.
     """
-    known = {
-        key_of(sample): sample for sample in records.read() if sample.finish_reason != "failed"
-    }
-    wanted = {
-        (item.id, message, draw): item
-        for draw in range(protocol.draws)
-        for message in system_messages
-        for item in items
-    }
+    there = [sample for sample in records.read() if sample.finish_reason != "failed"]
+    if protocol.kind == "generate":
+        there = read_again(there, items)
+    known = {key_of(sample): sample for sample in there}
+    wanted = _wanted(items, protocol, system_messages)
     missing = {key: item for key, item in wanted.items() if key not in known}
     print(f"{len(wanted):,} answers, {len(wanted) - len(missing):,} of them there", flush=True)
     failed = 0
@@ -56,7 +54,7 @@ def ask_all(
     finally:
         records.write()
     if failed and failed == len(wanted):
-        first = next(sample for sample in known.values() if sample.error)
+        first = next(sample for sample in known.values() if sample.finish_reason == "failed")
         # A server's message may quote the prompt, in part or escaped.
         error = first.error
         if first.benchmark in NEVER_SHOWN:
@@ -67,8 +65,32 @@ def ask_all(
     return [known[key] for key in wanted]
 
 
+def read_again(samples: Iterable[Sample], items: Iterable[Item]) -> list[Sample]:
+    """The same answers, their texts read by this version: records keep the reading of their day.
+
+    Samples of other items, and those that did not come, stay as they are.
+    """
+    known = {item.id: item for item in items}
+    found = []
+    for one in samples:
+        if one.item in known:
+            capital, stated = _read(known[one.item], one.text, one.finish_reason)
+            one = dataclasses.replace(one, first_capital=capital, stated=stated)
+        found.append(one)
+    return found
+
+
+def ask(
+    engine: Engine, items: Sequence[Item], protocol: Protocol, system_messages: Sequence[int]
+) -> Iterator[Sample]:
+    """Every answer of the engine, in any order; nothing is kept."""
+    return _samples(engine, _wanted(items, protocol, system_messages), protocol)
+
+
 def check_system_messages(numbers: Sequence[int]) -> list[int]:
     """Numbers in Table 2; raises :class:`UserError` for others, or for one that is there twice."""
+    if isinstance(numbers, (int, str)):
+        raise UserError(f"system_message={numbers}: a list, as [1] or [1,5,2]")
     messages = list(numbers)
     if not messages or len(set(messages)) < len(messages):
         raise UserError(f"system_message={messages}: one or several different numbers")
@@ -88,6 +110,17 @@ def seed_of(key: Key, seed: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def _wanted(
+    items: Sequence[Item], protocol: Protocol, system_messages: Sequence[int]
+) -> dict[Key, Item]:
+    return {
+        (item.id, message, draw): item
+        for draw in range(protocol.draws)
+        for message in system_messages
+        for item in items
+    }
+
+
 def _samples(engine: Engine, missing: dict[Key, Item], protocol: Protocol) -> Iterator[Sample]:
     keys = {_text(key): key for key in missing}
     prompts = [
@@ -105,7 +138,7 @@ def _samples(engine: Engine, missing: dict[Key, Item], protocol: Protocol) -> It
 
 
 def _sample(item: Item, key: Key, seed: int, output: Output) -> Sample:
-    choice = bool(item.labels) and output.finish_reason != "failed"
+    capital, stated = _read(item, output.text, output.finish_reason)
     return Sample(
         item=item.id,
         benchmark=item.benchmark,
@@ -117,13 +150,24 @@ def _sample(item: Item, key: Key, seed: int, output: Output) -> Sample:
         text=output.text,
         finish_reason=output.finish_reason,
         gold=item.gold,
-        first_capital=first_capital(output.text, item.labels) if choice else "",
-        stated=stated_label(output.text, item.labels, item.options) if choice else "",
+        first_capital=capital,
+        stated=stated,
         prompt_tokens=output.prompt_tokens,
         new_tokens=output.new_tokens,
         latency=output.latency,
         error=output.error,
     )
+
+
+def _read(item: Item, text: str, finish_reason: str) -> tuple[str, str]:
+    """The answer by the paper's rule, and the stated one."""
+    if finish_reason == "failed" or not item.gold:
+        return "", ""
+    if item.labels:
+        return first_capital(text, item.labels), stated_label(text, item.labels, item.options)
+    (gold,) = item.gold
+    given = gold if is_exact_answer(text, gold) else given_answer(text)
+    return given, given
 
 
 def _most_likely(

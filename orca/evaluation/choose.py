@@ -19,8 +19,8 @@ def stratified(items: Iterable[Item], fraction: float) -> list[Item]:
     Raises:
         UserError: ``fraction`` is not in (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction={fraction}: more than 0, at most 1")
+    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        raise UserError(f"fraction={fraction}: a number above 0, at most 1")
     items = list(items)
     tasks: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:

@@ -18,10 +18,11 @@ class Comparison:
 
     Attributes:
         task: or ``average``, over all tasks.
-        items: compared; ``unpaired`` have an answer in one run only and are left out.
+        items: compared; ``unpaired`` have an answer in one run only and are left out: of the
+            average, also those of tasks that one run has not.
         first, second: accuracy on the compared items; of the average, the macro average.
         difference: first less second, paired by item.
-        p_value: that the difference is 0, by the bootstrap over items.
+        p_value: that the difference is 0, by the bootstrap over items; None of too few.
         mcnemar: exact p-value of the items won and lost (each counts the same, also in the
             average); None where a run has several draws.
         won, lost: ids of the items that the first run has right more, or less, often.
@@ -34,7 +35,7 @@ class Comparison:
     first: float
     second: float
     difference: Interval
-    p_value: float
+    p_value: float | None
     mcnemar: float | None
     won: tuple[str, ...]
     lost: tuple[str, ...]
@@ -68,10 +69,13 @@ def compare(
             "and slice"
         )
     benchmark = first[0].benchmark
+    alone = len(
+        {id for one in first for id in _by_id(one)} ^ {id for one in second for id in _by_id(one)}
+    )
     single = all(one.correct.shape[1] == 1 for one in (*first, *second))
     return [
-        *(_comparison(benchmark, one.task, [one], single, seed) for one in pairs),
-        _comparison(benchmark, AVERAGE, pairs, single, seed),
+        *(_comparison(benchmark, one.task, [one], one.unpaired, single, seed) for one in pairs),
+        _comparison(benchmark, AVERAGE, pairs, alone, single, seed),
     ]
 
 
@@ -93,7 +97,7 @@ def _by_id(grades: TaskGrades) -> dict[str, float]:
 
 
 def _comparison(
-    benchmark: str, task: str, pairs: Sequence[_Pairs], single: bool, seed: int
+    benchmark: str, task: str, pairs: Sequence[_Pairs], unpaired: int, single: bool, seed: int
 ) -> Comparison:
     difference, p_value = paired_difference([one.first - one.second for one in pairs], seed)
     changes = [
@@ -107,7 +111,7 @@ def _comparison(
         benchmark=benchmark,
         task=task,
         items=len(changes),
-        unpaired=sum(one.unpaired for one in pairs),
+        unpaired=unpaired,
         first=float(np.mean([one.first.mean() for one in pairs])),
         second=float(np.mean([one.second.mean() for one in pairs])),
         difference=difference,

@@ -9,20 +9,23 @@ must be true" is everywhere. Texts are read in blocks, so memory depends on the 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 
-from orca.evaluation.item import Item
+from orca.evaluation.item import NEVER_SHOWN, Item
 from orca.evaluation.table import Table
 from orca.mixture.contamination import BenchmarkIndex, Contamination
 from orca.mixture.contamination import Item as Evidence
 from orca.traces import BadRow, TraceSource
 
 _CHARACTERS_AT_ONCE = 1_000_000
-_NEVER_QUOTED = ("toxigen",)
+MOST_LISTED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,21 @@ class OverlapReport:
         head = ("benchmark", "task", "items", "with text in the traces", "%")
         return Table("Overlap with the training traces", head, rows, (note,))
 
+    def item_table(self) -> Table:
+        """The items that share most words; texts are quoted nowhere."""
+        first = sorted(self.overlaps, key=lambda one: (-one.words, one.item))[:MOST_LISTED]
+        rows = tuple((one.item, one.words, one.texts, one.where) for one in first)
+        notes: tuple[str, ...] = ()
+        if len(rows) < len(self.overlaps):
+            notes = (f"The first {len(rows)} of {len(self.overlaps):,}; all are in overlap.json.",)
+        head = ("item", "words shared", "texts", "for example")
+        return Table("Items with text in the training traces", head, rows, notes)
+
+    def save(self, file: Path) -> None:
+        """Every item that shares text, as JSON."""
+        rows = [dataclasses.asdict(one) for one in self.overlaps]
+        file.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+
 
 def overlap(items: Sequence[Item], texts: Iterable[tuple[str, str]]) -> OverlapReport:
     """Which items share text with ``texts``.
@@ -110,7 +128,7 @@ def overlap(items: Sequence[Item], texts: Iterable[tuple[str, str]]) -> OverlapR
                 texts=1,
                 words=words,
                 where=block[row][0],
-                quote="" if item.benchmark in _NEVER_QUOTED else quote,
+                quote="" if item.benchmark in NEVER_SHOWN else quote,
             )
             found[number] = _merged(found[number], new) if number in found else new
     searched = Counter(one.index for one in evidence)

@@ -33,7 +33,8 @@ class Output:
     """An answer.
 
     Attributes:
-        finish_reason: ``stop``, ``length``, ``content_filter`` or ``failed``.
+        finish_reason: ``stop``, ``length``, ``content_filter``, ``other`` (an answer that ended as
+            a server says in words of its own) or ``failed``: no answer.
         latency: seconds; of a batch, those of the whole batch.
         error: what went wrong where it failed.
     """

@@ -16,9 +16,10 @@ class Item:
     Attributes:
         id: unique and stable: benchmark, task and row of the source, as ``bbh/navigate/17``.
         prompt: the whole user message.
-        labels: ids of the options in their order, ``("A", "B")``; empty: open-ended.
+        labels: ids of the options in their order, ``("A", "B")``; empty: no options.
         options: their texts, without the ids.
-        gold: every label that is right.
+        gold: every label that is right; without options the gold answer, or nothing where a judge
+            or classifier scores.
         group: what a table may break a task down by (category, skill, target group).
     """
 
@@ -37,11 +38,12 @@ class Benchmark(Protocol):
 
     Attributes:
         name: as in ``benchmark=[agieval]``.
-        kind: how answers are scored: by label, by a judge, by a toxicity classifier.
+        kind: how answers are scored: by label, by the gold answer, by a judge, by a toxicity
+            classifier.
     """
 
     name: str
-    kind: Literal["multiple_choice", "judged", "toxicity"]
+    kind: Literal["multiple_choice", "free_answer", "judged", "toxicity"]
 
     def items(self) -> list[Item]:
         """All items in a fixed order; raises ``UserError`` where the data is not as it must be."""
@@ -54,12 +56,14 @@ class Sample:
 
     Attributes:
         draw: number of the draw of this item, from 0.
-        seed: of this draw.
+        seed: of this draw; servers are not told it.
         system_message: number in Table 2.
         text: raw output.
-        finish_reason: ``stop``, ``length``, ``content_filter``, or ``failed``: no answer came.
+        finish_reason: ``stop``, ``length``, ``content_filter``, ``other``, or ``failed``: no answer
+            came.
         first_capital: label by the paper's rule; "": none.
-        stated: label that the answer states; "": none.
+        stated: label that the answer states; "": none. Of a free answer both are the answer that
+            it gives, the gold answer where that is the same.
         latency: seconds, of the whole batch where items are batched.
     """
 
@@ -84,6 +88,11 @@ class Sample:
     def correct(self) -> bool:
         """By the paper's rule."""
         return self.first_capital in self.gold
+
+    @property
+    def format_ok(self) -> bool:
+        """The paper's rule finds an answer."""
+        return bool(self.first_capital)
 
     @property
     def stated_correct(self) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 from orca.errors import UserError
 from orca.evaluation.engine import Prompt
 from orca.evaluation.item import Item, Sample
+from orca.evaluation.open_ended_tables import Judged
 from orca.evaluation.openai_engine import OpenAIEngine
 from orca.evaluation.records import read_samples
 from orca.evaluation.reviews import (
@@ -36,7 +37,9 @@ from orca.evaluation.reviews import (
 )
 from orca.evaluation.statistics import macro_ratio
 from orca.evaluation.table import Cell, Table
-from orca.evaluation.tables import Judged
+
+EMPTY_MESSAGE = 1
+"""Number in Table 2 of the paper's own system message for evaluation."""
 
 
 @cache
@@ -70,14 +73,20 @@ def judge_prompt(item: Item, first: str, second: str) -> str:
 def read_references(path: Path, items: Sequence[Item]) -> dict[str, str]:
     """Reference answers by item: of a run's directory, or of a FastChat answer file.
 
-    Of a run with several system messages or draws, the first message's draw 0.
+    Of a run with several draws, draw 0; of one with several system messages, the empty message.
 
     Raises:
         UserError: an item has no answer there.
     """
     if path.is_dir():
         samples = [one for one in read_samples(path) if one.finish_reason != "failed"]
-        message = samples[0].system_message if samples else 0
+        messages = {one.system_message for one in samples}
+        if len(messages) > 1 and EMPTY_MESSAGE not in messages:
+            raise UserError(
+                f"judge.reference={path} was asked under system messages {sorted(messages)}: take "
+                "a run under one of them"
+            )
+        message = EMPTY_MESSAGE if EMPTY_MESSAGE in messages else min(messages, default=0)
         answers = {
             one.item: one.text for one in samples if one.draw == 0 and one.system_message == message
         }

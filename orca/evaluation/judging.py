@@ -8,10 +8,11 @@ from pathlib import Path
 
 from orca.evaluation.item import Item, Sample
 from orca.evaluation.judge import judge, judged, read_references, review_table
+from orca.evaluation.open_ended_tables import open_ended_table
 from orca.evaluation.openai_engine import OpenAIEngine
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.results import Results
-from orca.evaluation.tables import column_head, open_ended_table
+from orca.evaluation.tables import column_head
 
 
 @dataclass
@@ -29,6 +30,11 @@ class Judging:
     reference: str | None = None
     reference_name: str | None = None
     both_orders: bool = False
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Raises ``UserError`` where the reference has no answer to an item."""
+        if self.reference is not None:
+            read_references(Path(self.reference), items)
 
     def add_to(
         self,

@@ -13,7 +13,9 @@ from orca.evaluation.engine import Output, Prompt
 from orca.teacher import Asking, Ledger, Teacher, unanswered
 from orca.teacher.request import Request
 
-FINISH = {"finished": "stop", "length": "length", "content_filter": "content_filter"}
+FINISH = {
+    "finished": "stop", "length": "length", "content_filter": "content_filter", "other": "other",
+}  # fmt: skip
 
 
 class OpenAIEngine:
@@ -25,14 +27,20 @@ class OpenAIEngine:
     Args:
         directory: of the ledger, which keeps what was paid for.
         max_tokens_field: what the server calls the most tokens of an answer.
+        budget_usd: dollars of all answers in the ledger together; None: no limit.
     """
 
     def __init__(
-        self, teacher: Teacher, directory: str, max_tokens_field: str = "max_completion_tokens"
+        self,
+        teacher: Teacher,
+        directory: str,
+        max_tokens_field: str = "max_completion_tokens",
+        budget_usd: float | None = None,
     ) -> None:
         self.teacher = teacher
         self.directory = Path(directory)
         self.max_tokens_field = max_tokens_field
+        self.budget_usd = budget_usd
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -40,6 +48,7 @@ class OpenAIEngine:
             "teacher": self.teacher.name,
             "settings": self.teacher.body,
             "models": sorted({one.model for one in self.teacher.endpoints.values()}),
+            "servers": sorted({one.base_url for one in self.teacher.endpoints.values()}),
         }
 
     def generate(
@@ -57,11 +66,18 @@ class OpenAIEngine:
             requests = [Request(one.key, one.system_message, one.user) for one in prompts]
             ledger.withdraw(["failed", "rejected"])
             batches = (requests[i : i + 1_000] for i in range(0, len(requests), 1_000))
-            asyncio.run(Asking(teacher, ledger, unanswered(batches, ledger), _no_gate).run())
+            waiting = unanswered(batches, ledger)
+            asking = Asking(teacher, ledger, waiting, _no_gate, self.budget_usd)
+            asyncio.run(asking.run())
             wanted = {one.key for one in prompts}
             for row in ledger.rows():
                 if row["query"] in wanted:
                     yield _output(row)
+            if asking.out_of_money:
+                raise UserError(
+                    f"the budget of {self.budget_usd} US dollars is used up; answers that came are "
+                    "kept, and the same command with a larger budget_usd goes on"
+                )
         finally:
             ledger.close()
 

@@ -8,30 +8,64 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from orca.evaluation.paper import TABLES
+from orca.evaluation.paper import ORCA, TABLES, VICUNA
 from orca.evaluation.results import Results, as_json
 from orca.evaluation.scores import AVERAGE, Score
+from orca.evaluation.tables import printed_cell, task_name
 
+BESIDE = (VICUNA, ORCA, "ChatGPT", "GPT-4")
+"""Columns of the paper that stand in charts; all stand in tables."""
 RADIUS = 150  # of the radar chart, in SVG units
 SHOWN = 1_500  # characters of a prompt or an answer
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A model's accuracy on a task, per cent; low and high are of its interval, if it has one."""
+    """A run's accuracy on a task and its interval, per cent."""
+
+    run: str
+    value: float
+    low: float
+    high: float
+    colour: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An accuracy to compare bars with, per cent: of one of the paper's models, or chance."""
 
     model: str
     value: float
-    low: float | None
-    high: float | None
     colour: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, or the average over tasks, which has no number."""
+
+    number: int | None
+    name: str
+    bars: tuple[Bar, ...]
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """Of the radar chart: a corner for each task, in SVG units."""
+
+    model: str
+    colour: int
+    points: tuple[tuple[float, float], ...]
+    is_run: bool
 
 
 @dataclass(frozen=True)
@@ -39,16 +73,17 @@ class Chart:
     """Accuracies on a benchmark.
 
     Attributes:
-        rows: name of a task and its bars.
-        radar: models with their colour and the SVG path of their polygon; empty below 3 tasks.
-        spokes: names of tasks with the end of their spoke and where their label is anchored.
+        runs, models: what has bars, and what has marks, with its colour.
+        radar: empty below 3 tasks.
+        spokes: number of a task and the end of its spoke.
     """
 
     benchmark: str
+    runs: tuple[tuple[str, int], ...]
     models: tuple[tuple[str, int], ...]
-    rows: tuple[tuple[str, tuple[Bar, ...]], ...]
-    radar: tuple[tuple[str, int, str], ...]
-    spokes: tuple[tuple[str, float, float, str], ...]
+    rows: tuple[Row, ...]
+    radar: tuple[Polygon, ...]
+    spokes: tuple[tuple[int, float, float], ...]
 
 
 def save_results(results: Results, out: Path) -> None:
@@ -61,11 +96,12 @@ def save_results(results: Results, out: Path) -> None:
 
 def report_markdown(results: Results) -> str:
     """Tables first, then everything that was asked."""
-    parts = [f"# {results.name}", results.text(), "## In detail"]
+    about = "\n".join(f"- {name}: {value}" for name, value in _header(results).items())
+    parts = [f"# {results.name}", about, results.text(), "## In detail"]
     parts += [table.markdown() for table in results.details]
     facts = json.dumps(results.facts, indent=1, ensure_ascii=False)
     parts += ["## What was asked", f"```json\n{facts}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def report_html(results: Results) -> str:
@@ -80,10 +116,27 @@ def report_html(results: Results) -> str:
     environment.filters["short"] = _short
     return environment.get_template("report.html.j2").render(
         results=results,
+        header=_header(results),
         charts=[chart(name, runs) for name, runs in results.scores.items()],
+        examples=[
+            (name, list(own)) for name, own in groupby(results.examples, lambda one: one.benchmark)
+        ],
         facts=json.dumps(results.facts, indent=1, ensure_ascii=False),
         radius=RADIUS,
+        average=AVERAGE,
     )
+
+
+def _header(results: Results) -> dict[str, str]:
+    """Model, protocol, how much was asked, and when; the fingerprints stand below the tables."""
+    facts = {name: results.facts[name] for name in ("model", "protocol") if name in results.facts}
+    return {name: _said(value) for name, value in facts.items()} | dict(results.about)
+
+
+def _said(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{name.replace('_', ' ')} {own}" for name, own in value.items())
 
 
 def _short(text: str) -> str:
@@ -93,67 +146,47 @@ def _short(text: str) -> str:
 def chart(benchmark: str, runs: Mapping[str, Sequence[Score]]) -> Chart:
     """Bars and radar of the runs beside the paper's models."""
     paper = TABLES.get(benchmark)
-    printed = tuple(paper.columns) if paper else ()
-    models = (*printed, *runs)
-    colours = {model: place % 8 for place, model in enumerate(models)}
-    tasks = [one.task for one in next(iter(runs.values()))]
-    real = [task for task in tasks if task != AVERAGE]
-    rows, polygons = [], dict[str, list[float]]()
-    for task in tasks:
-        bars = []
-        for model in printed:
-            assert paper is not None
-            cell = paper.average(model, real) if task == AVERAGE else paper.cell(model, task)
-            if cell is not None:
-                bars.append(Bar(model, cell, None, None, colours[model]))
-        for model, scores in runs.items():
-            (own,) = (one.accuracy.times(100) for one in scores if one.task == task)
-            bars.append(Bar(model, own.value, own.low, own.high, colours[model]))
-        rows.append((paper.tasks.get(task, task) if paper else task, tuple(bars)))
-        if task != AVERAGE:
-            for bar in bars:
-                polygons.setdefault(bar.model, []).append(bar.value)
-    whole = {model: values for model, values in polygons.items() if len(values) == len(real)}
-    radar = () if len(real) < 3 else tuple((m, colours[m], _path(v)) for m, v in whole.items())
-    names = [paper.tasks.get(task, task) if paper else task for task in real]
+    first = next(iter(runs.values()))
+    tasks = [one.task for one in first if one.task != AVERAGE]
+    colours = {run: 5 + place % 4 for place, run in enumerate(runs)}
+    beside = {model: 1 + place for place, model in enumerate(BESIDE)} if paper else {}
+    rows = []
+    for place, score in enumerate(first if len(tasks) > 1 else first[:1]):
+        own = [(run, scores[place].accuracy.times(100)) for run, scores in runs.items()]
+        bars = (Bar(run, one.value, one.low, one.high, colours[run]) for run, one in own)
+        marks = [Mark("chance", 100 * score.chance, 0)]
+        for model, colour in beside.items():
+            cell = printed_cell(paper, model, score.task, tasks)
+            marks += [] if cell is None else [Mark(model, cell, colour)]
+        number = None if score.task == AVERAGE else place + 1
+        rows.append(Row(number, task_name(paper, score.task), tuple(bars), tuple(marks)))
+    several = len(tasks) > 2
     return Chart(
         benchmark,
         tuple(colours.items()),
+        (("chance", 0), *beside.items()),
         tuple(rows),
-        radar,
-        _spokes(names) if radar else (),
+        tuple(_polygons(rows[: len(tasks)])) if several else (),
+        tuple((i + 1, *_point(i, len(tasks), 100)) for i in range(len(tasks))) if several else (),
     )
 
 
-def _point(place: int, of: int, radius: float) -> tuple[float, float]:
+def _polygons(rows: Sequence[Row]) -> Iterator[Polygon]:
+    """Of all that have a value on every task; chance has none, for it would hide the rest."""
+    values: dict[tuple[str, int, bool], list[float]] = defaultdict(list)
+    for row in rows:
+        for mark in row.marks[1:]:
+            values[mark.model, mark.colour, False].append(mark.value)
+        for bar in row.bars:
+            values[bar.run, bar.colour, True].append(bar.value)
+    for (model, colour, is_run), own in values.items():
+        if len(own) == len(rows):
+            points = tuple(_point(i, len(own), value) for i, value in enumerate(own))
+            yield Polygon(model, colour, points, is_run)
+
+
+def _point(place: int, of: int, value: float) -> tuple[float, float]:
+    """Of the radar chart: from the top, clockwise."""
     angle = 2 * math.pi * place / of - math.pi / 2
+    radius = RADIUS * value / 100
     return round(radius * math.cos(angle), 1), round(radius * math.sin(angle), 1)
-
-
-def _path(values: Sequence[float]) -> str:
-    points = [_point(i, len(values), RADIUS * v / 100) for i, v in enumerate(values)]
-    return "M" + " L".join(f"{x},{y}" for x, y in points) + " Z"
-
-
-def _spokes(names: Sequence[str]) -> tuple[tuple[str, float, float, str], ...]:
-    spokes = []
-    for i, name in enumerate(names):
-        x, y = _point(i, len(names), RADIUS)
-        anchor = "middle" if abs(x) < 5 else "start" if x > 0 else "end"
-        spokes.append((name, x, y, anchor))
-    return tuple(spokes)
-
-
-def log_results(results: Results, logger: Any) -> None:
-    """Send scores (``eval/<benchmark>/<task>``) and every table to a W&B logger."""
-    logger.log_metrics(
-        {
-            f"eval/{benchmark}/{one.task}": one.accuracy.value
-            for benchmark, runs in results.scores.items()
-            for one in next(iter(runs.values()))
-        }
-    )
-    for table in (*results.tables, *results.details):
-        columns, rows = table.values()
-        logger.log_table(f"eval/{table.title}", columns=columns, data=rows)
-    logger.finalize("success")

@@ -28,13 +28,25 @@ class Protocol:
     draws: int = 1
     seed: int = 0
 
+    def describe(self) -> str:
+        """For the line that a run begins with."""
+        if self.kind == "loglikelihood":
+            return f"protocol {self.name} (nothing is generated)"
+        return (
+            f"protocol {self.name} (temperature {self.temperature:g}, {self.draws} draw(s), up to "
+            f"{self.max_new_tokens:,} tokens)"
+        )
+
     def __post_init__(self) -> None:
         if self.kind not in ("generate", "loglikelihood"):
             raise UserError(f"protocol.kind={self.kind!r}: generate or loglikelihood")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"protocol.temperature={self.temperature}: 0 or more")
-        for name in ("max_new_tokens", "draws"):
-            if getattr(self, name) < 1:
-                raise UserError(f"protocol.{name}={getattr(self, name)}: from 1 on")
+        if not (
+            isinstance(self.temperature, (int, float)) and 0 <= self.temperature < float("inf")
+        ):
+            raise UserError(f"protocol.temperature={self.temperature}: a number, 0 or more")
+        for name, least in (("max_new_tokens", 1), ("draws", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"protocol.{name}={value}: a whole number from {least} on")
         if self.draws > 1 and (self.temperature == 0 or self.kind == "loglikelihood"):
             raise UserError(f"protocol.draws={self.draws}: every draw would be the same; 1")

@@ -2,7 +2,7 @@
 
 A run adds part files to ``samples/``; a part is whole or absent, so that a killed run goes on where
 its last part ends. What was asked (model, protocol, data) is in ``facts.json`` and must be the same
-for whoever adds.
+for whoever adds; each row has a hash of the model's facts and of its benchmark's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from orca.errors import UserError
 from orca.evaluation.item import Item, Sample
@@ -43,9 +44,15 @@ SCHEMA = pa.schema(
         "error": pa.string(),
         "correct": pa.bool_(),
         "stated_correct": pa.bool_(),
+        "format_ok": pa.bool_(),
+        "model": pa.string(),
+        "data": pa.string(),
     }
 )
-DERIVED = ("correct", "stated_correct")
+DERIVED = ("correct", "stated_correct", "format_ok")
+"""Columns that follow from the others."""
+FROM_FACTS = ("model", "data")
+"""Columns that say the same in many rows: hashes of what is in ``facts.json``."""
 
 
 class Records:
@@ -56,14 +63,22 @@ class Records:
         facts: what was asked of whom: everything that changes answers.
 
     Raises:
-        UserError: the directory holds samples of other facts.
+        UserError: the directory holds samples of other facts, or another process adds to it.
     """
 
     def __init__(self, directory: Path, facts: dict[str, Any]) -> None:
         self.directory = directory / "samples"
         self.directory.mkdir(parents=True, exist_ok=True)
-        _check_facts(directory / "facts.json", facts)
+        self._lock = FileLock(directory / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process adds to {directory}: wait for it, or give another out="
+            ) from None
         self._parts = sorted(self.directory.glob("part-*.parquet"))
+        _check_facts(directory / "facts.json", facts, bool(self._parts))
+        self._facts = facts
         self._waiting: list[Sample] = []
         self._written_at = time.monotonic()
 
@@ -80,10 +95,7 @@ class Records:
     def write(self) -> None:
         """Write what waits."""
         if self._waiting:
-            rows = [
-                {**dataclasses.asdict(sample), **{name: getattr(sample, name) for name in DERIVED}}
-                for sample in self._waiting
-            ]
+            rows = [self._row(sample) for sample in self._waiting]
             path = self.directory / f"part-{len(self._parts):05d}.parquet"
             partial = path.with_suffix(".partial")
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
@@ -92,19 +104,60 @@ class Records:
             self._waiting = []
         self._written_at = time.monotonic()
 
+    def close(self) -> None:
+        """Let another process add to the directory."""
+        self._lock.release()
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(sample),
+            **{name: getattr(sample, name) for name in DERIVED},
+            "model": _hash(self._facts.get("model")),
+            "data": self._facts.get(f"data {sample.benchmark}", ""),
+        }
+
 
 def read_samples(directory: Path) -> list[Sample]:
     """The samples of a run, in the order in which they came.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no run, or a part of it is damaged.
     """
     if not (directory / "samples").is_dir():
         raise UserError(f"{directory} is no run of evaluate.py: it has no samples/")
-    names = [name for name in SCHEMA.names if name not in DERIVED]
     parts = sorted((directory / "samples").glob("part-*.parquet"))
-    rows = (row for part in parts for row in pq.read_table(part, columns=names).to_pylist())
-    return [Sample(**{**row, "gold": tuple(row["gold"])}) for row in rows]
+    return [Sample(**{**row, "gold": tuple(row["gold"])}) for part in parts for row in _rows(part)]
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """What a run was asked.
+
+    Raises:
+        UserError: there is no run, or the file is damaged.
+    """
+    path = directory / "facts.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory} is no run of evaluate.py: it has no facts.json") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): give another out=, or put it back from a copy"
+        ) from None
+    return facts
+
+
+def _rows(part: Path) -> list[dict[str, Any]]:
+    names = [name for name in SCHEMA.names if name not in (*DERIVED, *FROM_FACTS)]
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(part, columns=names).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{part} is damaged, or of another version ({reason}): delete it, and the same command "
+            "asks its items again"
+        ) from None
+    return rows
 
 
 def fingerprint(items: Iterable[Item]) -> str:
@@ -115,9 +168,13 @@ def fingerprint(items: Iterable[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_facts(path: Path, facts: dict[str, Any]) -> None:
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_facts(path: Path, facts: dict[str, Any], has_samples: bool) -> None:
     facts = json.loads(json.dumps(facts))
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_facts(path.parent) if path.exists() or has_samples else {}
     for name, value in facts.items():
         if known.setdefault(name, value) != value:
             raise UserError(

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from orca.errors import UserError
+from orca.evaluation.ask import read_again
 from orca.evaluation.comparison import Comparison, compare
 from orca.evaluation.item import NEVER_SHOWN, Item, Sample
+from orca.evaluation.open_ended_tables import Judged
 from orca.evaluation.protocol import Protocol
-from orca.evaluation.records import read_samples
-from orca.evaluation.scores import Score, grade, score
+from orca.evaluation.records import read_facts, read_samples
+from orca.evaluation.scores import Score, TaskGrades, grade, score
 from orca.evaluation.statistics import Interval, macro_ratio
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
-    Judged,
     accuracy_table,
+    averages_table,
     column_head,
     comparison_table,
     detail_table,
@@ -63,6 +65,8 @@ class Results:
     """Everything that a report shows.
 
     Attributes:
+        facts: model, protocol, data: what all answers have in common.
+        about: how much was asked, and when; sentences by what they are of.
         tables: the main ones, which are also printed.
         details: the others.
         scores: by benchmark and head of the column.
@@ -73,6 +77,7 @@ class Results:
 
     name: str
     facts: Mapping[str, Any]
+    about: Mapping[str, str] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
     details: list[Table] = field(default_factory=list)
     scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
@@ -95,53 +100,122 @@ def build_results(
     samples: Sequence[Sample],
     others: Sequence[Path] = (),
 ) -> Results:
-    """Score the multiple-choice benchmarks of a run.
+    """Score the benchmarks of a run that have gold answers.
 
     Args:
-        items: by multiple-choice benchmark, all that it has.
+        items: by benchmark, all that it has.
         samples: of one model and protocol, those of other benchmarks among them; several system
             messages make a table of their own.
-        others: directories of runs to compare with, on the same items.
+        others: directories of runs to compare with, on the same items. Their model and protocol
+            may be others.
 
     Raises:
-        UserError: a run of ``others`` has no answer to an item of this one.
+        UserError: a run of ``others`` has no answer to an item of this one, or answered other data.
     """
     results = Results(name, facts)
     samples = [sample for sample in samples if sample.benchmark in items]
     messages = list(dict.fromkeys(sample.system_message for sample in samples))
+    several = len(messages) > 1
+    heads = {m: column_head(name, protocol.name, m if several else None) for m in messages}
     for benchmark, own in items.items():
-        by_message = {
-            message: [
-                s for s in samples if s.benchmark == benchmark and s.system_message == message
-            ]
+        grades = {
+            message: grade(
+                [s for s in samples if s.benchmark == benchmark and s.system_message == message],
+                own,
+            )
             for message in messages
         }
-        grades = {message: grade(given, own) for message, given in by_message.items()}
-        several = len(messages) > 1
-        heads = {
-            message: column_head(name, protocol.name, message if several else None)
-            for message in messages
-        }
+        results.notes += _unanswered(benchmark, samples, grades)
+        common = set.intersection(*({one.task for one in given} for given in grades.values()))
+        if not common:
+            continue
+        grades = {m: [one for one in given if one.task in common] for m, given in grades.items()}
         scores = {heads[message]: score(given) for message, given in grades.items()}
         results.scores[benchmark] = scores
         results.tables.append(system_message_table(scores) if several else accuracy_table(scores))
         results.details += [detail_table(head, given) for head, given in scores.items()]
         for other in others:
-            theirs = [
-                sample
-                for sample in read_samples(other)
-                if sample.benchmark == benchmark and sample.system_message == messages[0]
-            ]
-            if not theirs:
-                raise UserError(
-                    f"compare: {other} has no answers to {benchmark} under system message "
-                    f"{messages[0]}"
-                )
-            found = compare(grades[messages[0]], grade(theirs, own))
-            results.comparisons.append((heads[messages[0]], other.name, found))
-            results.tables.append(comparison_table(heads[messages[0]], other.name, found))
+            head, theirs = _other_run(other, facts, benchmark, own, messages[0])
+            found = compare(grades[messages[0]], theirs)
+            results.comparisons.append((heads[messages[0]], head, found))
+            results.tables.append(comparison_table(heads[messages[0]], head, found))
+    if results.scores:
+        results.tables.insert(0, averages_table(results.scores))
+    results.notes += [note for other in others for note in _differences(other, facts)]
     results.examples = _examples(samples)
     return results
+
+
+def _unanswered(
+    benchmark: str, samples: Sequence[Sample], grades: Mapping[int, Sequence[TaskGrades]]
+) -> list[str]:
+    """A sentence for each task to which no answer came."""
+    notes = []
+    for message, given in grades.items():
+        own = [s for s in samples if s.benchmark == benchmark and s.system_message == message]
+        answered = {one.task for one in given}
+        for task in dict.fromkeys(s.task for s in own if s.task not in answered):
+            failed = [s for s in own if s.task == task]
+            notes.append(
+                f"{benchmark}/{task}: no answer came to any of its {len(failed)} requests under "
+                f"system message {message}, so it is in no table and no average. The first failed "
+                f"with: {failed[0].error}"
+            )
+    return notes
+
+
+def check_others(directories: Sequence[str]) -> list[Path]:
+    """The runs to compare with.
+
+    Raises:
+        UserError: one is no run, or it is not a list.
+    """
+    if isinstance(directories, str):
+        raise UserError(f"compare={directories}: a list, as compare=[{directories}]")
+    others = [Path(directory) for directory in directories]
+    for other in others:
+        read_facts(other)
+    return others
+
+
+def _other_run(
+    directory: Path, facts: Mapping[str, Any], benchmark: str, items: Sequence[Item], message: int
+) -> tuple[str, list[TaskGrades]]:
+    """The head of its column, and its grades on the same items."""
+    known = read_facts(directory)
+    samples = [
+        sample
+        for sample in read_samples(directory)
+        if sample.benchmark == benchmark and sample.system_message == message
+    ]
+    if not samples:
+        raise UserError(
+            f"compare: {directory} has no answers to {benchmark} under system message {message}"
+        )
+    data = f"data {benchmark}"
+    if known.get(data) != facts.get(data):
+        raise UserError(
+            f"compare: {directory} answered another {benchmark} (fingerprint {known.get(data)}, "
+            f"here {facts.get(data)}): other files, tasks or order of options. Evaluate both on "
+            "the same data"
+        )
+    protocol = known.get("protocol")
+    if isinstance(protocol, dict) and protocol["kind"] == "generate":
+        samples = read_again(samples, items)
+    named = protocol["name"] if isinstance(protocol, dict) else str(protocol)
+    return column_head(directory.name, named), grade(samples, items)
+
+
+def _differences(directory: Path, facts: Mapping[str, Any]) -> list[str]:
+    """What else than the model is not the same in the other run: a sentence, or none."""
+    theirs, mine = read_facts(directory).get("protocol"), facts.get("protocol")
+    if not (isinstance(theirs, dict) and isinstance(mine, dict)) or theirs == mine:
+        return []
+    other = [f"{k} {theirs.get(k)} (here {v})" for k, v in mine.items() if theirs.get(k) != v]
+    return [
+        f"{directory.name} was asked by another protocol: {', '.join(other)}. A difference to it "
+        "is one of model and protocol."
+    ]
 
 
 def _examples(samples: Sequence[Sample]) -> list[Example]:
@@ -165,6 +239,7 @@ def as_json(results: Results) -> dict[str, Any]:
     return {
         "name": results.name,
         "facts": dict(results.facts),
+        "about": dict(results.about),
         "scores": {
             benchmark: {
                 head: [dataclasses.asdict(one) for one in own] for head, own in runs.items()

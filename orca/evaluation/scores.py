@@ -9,7 +9,7 @@ import numpy as np
 
 from orca.errors import UserError
 from orca.evaluation.item import Item, Sample
-from orca.evaluation.statistics import Interval, draw_spread, macro_average
+from orca.evaluation.statistics import Interval, draw_spread, macro_share
 
 AVERAGE = "average"
 """Stands for the task in the score of a whole benchmark: its macro average."""
@@ -21,7 +21,8 @@ class TaskGrades:
 
     Attributes:
         ids: of the items, in the order of their first answers.
-        chance: for each item the share of its labels that are right, float64 [items].
+        chance: for each item the share of its labels that are right (0 without labels), float64
+            [items].
         correct: by the paper's rule, float64 [items, draws]: 1, 0, or NaN where no answer came.
         stated: the same by the stricter extractor.
         unparsed: 1 where the paper's rule finds no label, NaN as above.
@@ -80,14 +81,15 @@ class Score:
 
 
 def grade(samples: Iterable[Sample], items: Iterable[Item]) -> list[TaskGrades]:
-    """The grades of a run's multiple-choice answers, by task in the order of the items.
+    """The grades of a run's answers, by task in the order of the items.
 
     Args:
         samples: of one model, one protocol and one system message; in any order.
-        items: of the benchmarks; those without a sample are left out.
+        items: of the benchmarks; those without a sample are left out, and so are tasks to none of
+            whose items an answer came.
 
     Raises:
-        UserError: a sample of no item, a draw that is there twice, or a task without any answer.
+        UserError: a sample of no item, or a draw that is there twice.
     """
     known = {item.id: item for item in items}
     tasks: dict[tuple[str, str], dict[str, dict[int, Sample]]] = {
@@ -109,11 +111,12 @@ def grade(samples: Iterable[Sample], items: Iterable[Item]) -> list[TaskGrades]:
             )
         answers[sample.draw] = sample
         draws = max(draws, sample.draw + 1)
-    return [
+    graded = [
         _task_grades(benchmark, task, [known[id] for id in found], found, draws)
         for (benchmark, task), found in tasks.items()
         if found
     ]
+    return [one for one in graded if one.answered.any()]
 
 
 def _task_grades(
@@ -136,17 +139,12 @@ def _task_grades(
                 not sample.first_capital,
                 not sample.stated,
             )
-    if np.isnan(table).all():
-        raise UserError(
-            f"no item of {benchmark}/{task} was answered ({len(items)} asked): see the error "
-            "column of the records"
-        )
     correct, stated, unparsed, unstated = table
     return TaskGrades(
         benchmark=benchmark,
         task=task,
         ids=tuple(item.id for item in items),
-        chance=np.array([len(item.gold) / len(item.labels) for item in items]),
+        chance=np.array([len(i.gold) / len(i.labels) if i.labels else 0.0 for i in items]),
         correct=correct,
         stated=stated,
         unparsed=unparsed,
@@ -165,14 +163,15 @@ def _score(task: str, grades: Sequence[TaskGrades], seed: int) -> Score:
     def mean(name: str) -> float:
         return float(np.mean([one.values(name).mean() for one in grades]))
 
+    draws = max(one.correct.shape[1] for one in grades)
     return Score(
         benchmark=grades[0].benchmark,
         task=task,
         items=sum(int(one.answered.sum()) for one in grades),
-        draws=max(one.correct.shape[1] for one in grades),
-        accuracy=macro_average([one.values("correct") for one in grades], seed),
+        draws=draws,
+        accuracy=macro_share([one.values("correct") for one in grades], draws, seed),
         spread=draw_spread([one.correct for one in grades]),
-        stated=macro_average([one.values("stated") for one in grades], seed),
+        stated=macro_share([one.values("stated") for one in grades], draws, seed),
         format_failures=mean("unparsed"),
         stated_failures=mean("unstated"),
         chance=float(np.mean([one.chance[one.answered].mean() for one in grades])),

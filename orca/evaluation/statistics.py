@@ -1,15 +1,16 @@
 """Intervals and tests for scores of benchmarks, on plain arrays.
 
-All intervals are 95 % percentile bootstrap intervals (Efron and Tibshirani, An Introduction to the
-Bootstrap, chapter 13): items are drawn again with replacement within their task, and what is
-reported is computed from each such resample. Several answers to one item stay together: the item
-is what was sampled from the benchmark's subject, not the answer, so an item has one value, its mean
-over the draws.
+All intervals are 95 % intervals. Several answers to one item stay together: the item is what was
+sampled from the benchmark's subject, not the answer, so an item has one value, its mean over the
+draws.
 
-The price of so plain a method is paid by small tasks. Of accuracies of 0.1 to 0.9 an interval from
-30 items or more covers 94 to 97 % (exact sums over binomial outcomes), from 20 items 88 % of an
-accuracy of 0.1 or 0.9, and from 10 items 65 %. Where all items are right, or all wrong, it has no
-width at all.
+The share of right answers to one task has Wilson's interval (:func:`share`). A bootstrap has no
+width where all answers are alike, which five items often are, and covers too rarely below some 30.
+What is computed from several tasks has a percentile bootstrap interval: items are drawn again with
+replacement within their task, one fewer than it has. With all of them the variance would be too
+small by the factor (n - 1) / n (Rao and Wu, Resampling inference with complex survey data, 1988):
+of 1,500 simulated runs with Orca's accuracies on BBH and five items a task, 90 % of the intervals
+held the average, and with one item fewer 94 %.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 10_000
+Z = 1.959964  # 97.5 % of a normal distribution is below
+FEWEST = 30  # items that a bootstrap p-value is given for
 _COUNTS_AT_ONCE = 2_000_000  # 16 MB
 
 
@@ -38,7 +41,7 @@ class Interval:
 
 
 def resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means over bootstrap resamples of the rows: float64 [resamples, columns].
+    """Means over bootstrap resamples of n - 1 of the n rows: float64 [resamples, columns].
 
     How often each row is drawn is multinomial, and equal rows can be drawn as one. Accuracies have
     few different values, so this costs about as little as drawing a binomial number.
@@ -49,11 +52,44 @@ def resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator
     rows = values.reshape(len(values), -1).astype(np.float64)
     different, counts = np.unique(rows, axis=0, return_counts=True)
     at_once = max(1, _COUNTS_AT_ONCE // len(different))
+    drawn = max(1, len(rows) - 1)
     blocks = [
-        rng.multinomial(len(rows), counts / len(rows), size=min(at_once, resamples - start))
+        rng.multinomial(drawn, counts / len(rows), size=min(at_once, resamples - start))
         for start in range(0, resamples, at_once)
     ]
-    return np.concatenate([block @ different for block in blocks]) / len(rows)
+    return np.concatenate([block @ different for block in blocks]) / drawn
+
+
+def share(values: np.ndarray, draws: int = 1) -> Interval:
+    """The mean of a task's items with Wilson's score interval.
+
+    Wilson (1927); Brown, Cai and DasGupta, Interval estimation for a binomial proportion (2001).
+    With several draws an item's value is a mean, and varies less than a single answer: the number
+    of independent answers is between that of the items and that of the draws. The observed variance
+    says where; items whose draws are alike count once.
+
+    Args:
+        values: [items], shares from 0 to 1.
+        draws: answers to an item, at most.
+    """
+    value = float(np.mean(values))
+    single = value * (1 - value)  # variance of an item with one draw
+    ratio = min(1.0, max(1 / draws, float(np.var(values)) / single)) if single > 0 else 1.0
+    n = len(values) / ratio
+    middle = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(single / n + (Z / (2 * n)) ** 2)
+    return Interval(value, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def macro_share(tasks: Sequence[np.ndarray], draws: int = 1, seed: int = 0) -> Interval:
+    """Mean of the tasks' shares, each task counting the same.
+
+    Where a bootstrap has no width, as all values are alike, the items count as those of one task.
+    """
+    values = np.concatenate(tasks)
+    if len(tasks) == 1 or values.min() == values.max():
+        return share(values, draws)
+    return macro_average(tasks, seed)
 
 
 def macro_average(tasks: Sequence[np.ndarray], seed: int = 0) -> Interval:
@@ -98,11 +134,14 @@ def draw_spread(tasks: Sequence[np.ndarray]) -> float | None:
     return float(np.std(averages, ddof=1)) if len(averages) > 1 else None
 
 
-def paired_difference(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[Interval, float]:
+def paired_difference(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[Interval, float | None]:
     """Macro average of the differences of two runs, and its two-sided bootstrap p-value.
 
-    The p-value is twice the smaller share of resamples on one side of 0, and never below
-    2 / (RESAMPLES + 1).
+    The interval of one task is Bonett and Price's (Adjusted Wald confidence interval for a
+    difference of binomial proportions based on paired data, 2012): as if one item more had been won
+    and one more lost, for else it would have no width where no item changed. The p-value is twice
+    the smaller share of resamples on one side of 0, and never below 2 / (RESAMPLES + 1); of fewer
+    than ``FEWEST`` items there is none, for four of five items won would give 0.001.
 
     Args:
         tasks: for each task [items] the value of an item in one run less that in the other.
@@ -110,10 +149,19 @@ def paired_difference(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[Inter
     rng = np.random.default_rng(seed)
     means = np.mean([resampled_means(values, RESAMPLES, rng)[:, 0] for values in tasks], axis=0)
     value = _mean([float(np.mean(values)) for values in tasks])
+    interval = _adjusted_wald(tasks[0]) if len(tasks) == 1 else _interval(value, means)
+    if sum(map(len, tasks)) < FEWEST:
+        return interval, None
     # Sums of 1/n that cancel do so up to rounding.
     sides = np.count_nonzero(means <= 1e-12), np.count_nonzero(means >= -1e-12)
-    p_value = min(1.0, 2 * (1 + min(sides)) / (RESAMPLES + 1))
-    return _interval(value, means), p_value
+    return interval, min(1.0, 2 * (1 + min(sides)) / (RESAMPLES + 1))
+
+
+def _adjusted_wald(changes: np.ndarray) -> Interval:
+    more = np.append(changes, (1.0, -1.0))
+    half = Z * float(np.std(more)) / math.sqrt(len(more))
+    middle = float(np.mean(more))
+    return Interval(float(np.mean(changes)), max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def mcnemar(won: int, lost: int) -> float:

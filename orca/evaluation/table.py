@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orca.evaluation.statistics import Interval
@@ -28,11 +27,15 @@ class Table:
 
     def markdown(self) -> str:
         """Title as a heading of level 3, table, notes."""
-        rules = ["---" if _is_text(column) else "---:" for column in zip(*self.rows, strict=True)]
-        rules = rules or ["---"] * len(self.head)
+        rules = ["---" if text else "---:" for text in self.text_columns()]
         lines = [f"| {' | '.join(map(_escaped, row))} |" for row in (self.head, *self.texts())]
         lines.insert(1, f"| {' | '.join(rules)} |")
         return "\n\n".join([f"### {self.title}", "\n".join(lines), *self.notes])
+
+    def text_columns(self) -> list[bool]:
+        """Which columns hold text and not numbers."""
+        columns = [[row[i] for row in self.rows] for i in range(len(self.head))]
+        return [not column or any(isinstance(one, str) for one in column) for column in columns]
 
     def values(self) -> tuple[list[str], list[list[str | int | float | None]]]:
         """Head and rows of plain values; an interval takes three columns."""
@@ -52,10 +55,6 @@ class Table:
                     values += [cell, None, None] if three else [cell]
             rows.append(values)
         return head, rows
-
-
-def _is_text(column: Sequence[Cell]) -> bool:
-    return any(isinstance(cell, str) for cell in column)
 
 
 def _text(cell: Cell) -> str:

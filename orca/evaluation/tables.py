@@ -1,53 +1,31 @@
 """The paper's tables with new columns beside the printed ones.
 
 Rates are shown in per cent with their 95 % interval in brackets. A run's column is headed by the
-name that :func:`column_head` makes, so that no score is without its protocol.
+name that :func:`column_head` makes, so that no score is without its protocol. What is said of tasks
+is followed by their average, where there are several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean
-
-import numpy as np
 
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison
 from orca.evaluation.paper import (
+    GAINS,
     MISPRINTS,
-    OPEN_ENDED,
-    OPEN_ENDED_AVERAGES,
     ORCA,
     SYSTEM_MESSAGE_IDS,
     SYSTEM_MESSAGES,
     TABLES,
     VICUNA,
-    OpenEnded,
     PaperTable,
     relative_gain,
 )
 from orca.evaluation.scores import AVERAGE, Score
-from orca.evaluation.statistics import macro_ratio
+from orca.evaluation.statistics import FEWEST, Interval
 from orca.evaluation.table import Cell, Table
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The judge's scores of a model's answers to one set of prompts.
-
-    Attributes:
-        reference: the model whose answers were judged beside them.
-        scores: float64 [items, 2]: of the candidate, of the reference.
-        unparsed: reviews without two scores; their items are not in ``scores``.
-        failed: reviews that did not come, after all attempts; nor are theirs.
-    """
-
-    benchmark: str
-    reference: str
-    scores: np.ndarray
-    unparsed: int = 0
-    failed: int = 0
 
 
 def column_head(model: str, protocol: str, system_message: int | None = None) -> str:
@@ -55,10 +33,37 @@ def column_head(model: str, protocol: str, system_message: int | None = None) ->
     return f"{model} ({protocol}{'' if system_message is None else f', message {system_message}'})"
 
 
+def averages_table(benchmarks: Mapping[str, Mapping[str, Sequence[Score]]]) -> Table:
+    """A benchmark a row: what the other tables say of its tasks, in short.
+
+    Args:
+        benchmarks: by name: scores by the head of their column, the same heads for all.
+    """
+    printed = (VICUNA, ORCA, "ChatGPT", "GPT-4")
+    heads = list(next(iter(benchmarks.values())))
+    head: tuple[str, ...] = ("benchmark",)  # runs first: on a telephone the rest is out of sight
+    for name in heads:
+        head += (name, f"{name}: no label found")
+    head += ("chance", *printed, "tasks", "items")
+    rows: list[tuple[Cell, ...]] = []
+    for benchmark, runs in benchmarks.items():
+        paper = TABLES.get(benchmark)
+        tasks = _tasks(runs[heads[0]])
+        averages = [_of(runs[name], AVERAGE) for name in heads]
+        row: list[Cell] = [benchmark]
+        for one in averages:
+            row += [one.accuracy.times(100), _percent(one.format_failures)]
+        row.append(_percent(averages[0].chance))
+        row += [printed_cell(paper, column, AVERAGE, tasks) for column in printed]
+        rows.append((*row, len(tasks), max(one.items for one in averages)))
+    return Table("Averages over tasks, accuracy, %", head, tuple(rows))
+
+
 def accuracy_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     """Accuracy by the paper's rule on one benchmark, as Tables 8 and 11.
 
-    Where only some of the paper's tasks were run, the paper's averages are over the same tasks.
+    Where only some of the paper's tasks were run, the paper's averages are over the same tasks. As
+    in the paper, a gain over Vicuna is that of the average.
 
     Args:
         runs: scores (:func:`orca.evaluation.scores.score`) by the head of their column.
@@ -69,19 +74,27 @@ def accuracy_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     benchmark, tasks = _shape(runs)
     paper = TABLES.get(benchmark)
     printed = tuple(paper.columns) if paper else ()
-    head = ("task", "items", *printed)
-    for name in runs:
-        head += (name, f"{name}: gain over {VICUNA}, %") if paper else (name,)
     rows: list[tuple[Cell, ...]] = []
-    for task in (*tasks, AVERAGE):
+    for task in _with_average(tasks):
         scores = [_of(run, task) for run in runs.values()]
-        cells = {column: _printed(paper, column, task, tasks) for column in printed}
-        row: list[Cell] = [_task_name(paper, task), max(one.items for one in scores)]
-        row += cells.values()
-        for one in scores:
-            row.append(one.accuracy.times(100))
-            row += [_gain(one.accuracy.value, cells[VICUNA])] if paper else []
+        row: list[Cell] = [task_name(paper, task), max(one.items for one in scores)]
+        row += [printed_cell(paper, column, task, tasks) for column in printed]
+        row += [one.accuracy.times(100) for one in scores]
         rows.append(tuple(row))
+    vicuna = printed_cell(paper, VICUNA, AVERAGE, tasks)
+    if vicuna is not None and len(tasks) > 1:
+        orca = printed_cell(paper, ORCA, AVERAGE, tasks)
+        whole = paper is not None and set(tasks) == set(paper.tasks)
+        gains: dict[str, Cell] = {
+            ORCA: GAINS[benchmark] if whole or orca is None else gain(orca / 100, vicuna)
+        }
+        for name, run in runs.items():
+            own = _of(run, AVERAGE).accuracy
+            bounds = (relative_gain(100 * x, vicuna) for x in (own.value, own.low, own.high))
+            gains[name] = Interval(*bounds)
+        cells = [gains.get(name) for name in (*printed, *runs)]
+        rows.append((f"{AVERAGE}'s gain over {VICUNA}, %", None, *cells))
+    head = ("task", "items", *printed, *runs)
     return Table(_title(benchmark, paper), head, tuple(rows), _notes(paper, tasks))
 
 
@@ -101,7 +114,7 @@ def detail_table(name: str, scores: Sequence[Score]) -> Table:
     )
     rows = [
         (
-            _task_name(TABLES.get(one.benchmark), one.task),
+            task_name(TABLES.get(one.benchmark), one.task),
             one.items,
             one.draws,
             one.failed,
@@ -112,7 +125,7 @@ def detail_table(name: str, scores: Sequence[Score]) -> Table:
             _percent(one.format_failures),
             _percent(one.stated_failures),
         )
-        for one in scores
+        for one in (_of(scores, task) for task in _with_average(_tasks(scores)))
     ]
     return Table(f"{name} on {scores[0].benchmark}, %", head, tuple(rows))
 
@@ -131,10 +144,10 @@ def system_message_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     printed = {name: f"{ORCA}, {name} ({id})" for id, name in SYSTEM_MESSAGE_IDS.items()}
     printed = printed if paper else {}
     rows: list[tuple[Cell, ...]] = []
-    for task in (*tasks, AVERAGE):
-        cells: list[Cell] = [_printed(paper, column, task, tasks) for column in printed]
+    for task in _with_average(tasks):
+        cells: list[Cell] = [printed_cell(paper, column, task, tasks) for column in printed]
         new: list[Cell] = [_of(run, task).accuracy.times(100) for run in runs.values()]
-        rows.append((_task_name(paper, task), *cells, *new))
+        rows.append((task_name(TABLES.get(benchmark), task), *cells, *new))
     notes = _notes(paper, tasks)
     if len(runs) > 1:
         best = mean(max(_of(run, task).accuracy.value for run in runs.values()) for task in tasks)
@@ -152,36 +165,6 @@ def system_message_table(runs: Mapping[str, Sequence[Score]]) -> Table:
     return Table(title, ("task", *printed.values(), *runs), tuple(rows), notes)
 
 
-def open_ended_table(runs: Mapping[str, Sequence[Judged]], seed: int = 0) -> Table:
-    """Scores given by a judge in per cent of the reference's, as Table 7.
-
-    A run's average for a reference is over the sets it has; so is the paper's beside it.
-
-    Args:
-        runs: by the head of their column.
-
-    Raises:
-        UserError: the runs have other sets or references than each other.
-    """
-    pairs = [[(one.benchmark, one.reference) for one in run] for run in runs.values()]
-    if any(sorted(one) != sorted(pairs[0]) for one in pairs):
-        raise UserError("runs with other sets of prompts or references do not fit into one table")
-    head: tuple[str, ...] = ("set", "reference", VICUNA, ORCA, f"{ORCA}: gain over {VICUNA}, %")
-    for name in runs:
-        head += (name, f"{name}: gain over {VICUNA}, %", f"{name}: unparsed reviews")
-    rows = [_judged_row(runs, [pair], pair[0], pair[1], seed) for pair in pairs[0]]
-    for reference in dict.fromkeys(reference for _, reference in pairs[0]):
-        own = [pair for pair in pairs[0] if pair[1] == reference]
-        if len(own) > 1:
-            rows.append(_judged_row(runs, own, AVERAGE, reference, seed))
-    gain = MISPRINTS[0]
-    note = (
-        f"The paper prints a gain of {gain.printed} for the average with GPT-4 as reference; its "
-        f"cells give {gain.computed}."
-    )
-    return Table("Open-ended, % of the reference's score (Table 7)", head, tuple(rows), (note,))
-
-
 def comparison_table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
     """Two runs on the items that both have answered; the names are heads of columns."""
     head = (
@@ -197,64 +180,32 @@ def comparison_table(first: str, second: str, comparisons: Sequence[Comparison])
     )
     rows = [
         (
-            _task_name(TABLES.get(one.benchmark), one.task),
+            task_name(TABLES.get(one.benchmark), one.task),
             one.items,
             _percent(one.first),
             _percent(one.second),
             one.difference.times(100),
-            _p_value(one.p_value),
+            None if one.p_value is None else _p_value(one.p_value),
             len(one.won),
             len(one.lost),
             None if one.mcnemar is None else _p_value(one.mcnemar),
         )
-        for one in comparisons
+        for one in (comparisons if len(comparisons) > 2 else comparisons[:1])
     ]
-    unpaired = comparisons[-1].unpaired
-    notes = (f"{unpaired} items have an answer in one run only.",) if unpaired else ()
-    return Table(
-        f"{first} beside {second} on {comparisons[0].benchmark}, %", head, tuple(rows), notes
-    )
-
-
-def _judged_row(
-    runs: Mapping[str, Sequence[Judged]],
-    pairs: Sequence[tuple[str, str]],
-    name: str,
-    reference: str,
-    seed: int,
-) -> tuple[Cell, ...]:
-    paper = _open_ended(pairs, reference)
-    row: list[Cell] = [name, reference]
-    row += [paper.vicuna, paper.orca, paper.gain] if paper else [None, None, None]
-    for run in runs.values():
-        judged = [one for one in run if (one.benchmark, one.reference) in pairs]
-        ratio = macro_ratio([one.scores for one in judged], seed)
-        row += [
-            ratio.times(100),
-            _gain(ratio.value, paper.vicuna if paper else None),
-            sum(one.unparsed for one in judged),
-        ]
-    return tuple(row)
-
-
-def _open_ended(pairs: Sequence[tuple[str, str]], reference: str) -> OpenEnded | None:
-    """The paper's row for a set, or for the average over several; None where it has not all."""
-    found = [one for one in OPEN_ENDED if (one.benchmark, one.reference) in pairs]
-    if not found or len(found) < len(pairs):
-        return None
-    if len(found) == 1:
-        return found[0]
-    if len(found) == sum(one.reference == reference for one in OPEN_ENDED):
-        return next(one for one in OPEN_ENDED_AVERAGES if one.reference == reference)
-    vicuna, orca = mean(one.vicuna for one in found), mean(one.orca for one in found)
-    gain = round(relative_gain(orca, vicuna), 1)
-    return OpenEnded(AVERAGE, reference, round(vicuna, 1), round(orca, 1), gain)
+    whole = comparisons[-1]
+    notes = [f"Compared are the {whole.items:,} items that both runs have answered."]
+    if whole.unpaired:
+        notes.append(f"{whole.unpaired:,} items have an answer in one run only and are left out.")
+    if any(one.p_value is None for one in comparisons):
+        notes.append(f"Fewer than {FEWEST} items have no bootstrap p-value: it would be too small.")
+    title = f"{first} beside {second} on {whole.benchmark}, %"
+    return Table(title, head, tuple(rows), tuple(notes))
 
 
 def _shape(runs: Mapping[str, Sequence[Score]]) -> tuple[str, list[str]]:
     """Benchmark of the runs, and their tasks: the paper's in its order, then others."""
     found = {one.benchmark for run in runs.values() for one in run}
-    sets = [[one.task for one in run if one.task != AVERAGE] for run in runs.values()]
+    sets = [_tasks(run) for run in runs.values()]
     if len(found) != 1 or any(sorted(one) != sorted(sets[0]) for one in sets):
         raise UserError(
             f"the runs {', '.join(runs)} do not have the same tasks of one benchmark: they do not "
@@ -266,19 +217,29 @@ def _shape(runs: Mapping[str, Sequence[Score]]) -> tuple[str, list[str]]:
     return benchmark, first + [task for task in sets[0] if task not in known]
 
 
+def _tasks(scores: Sequence[Score]) -> list[str]:
+    return [one.task for one in scores if one.task != AVERAGE]
+
+
+def _with_average(tasks: Sequence[str]) -> tuple[str, ...]:
+    return (*tasks, AVERAGE) if len(tasks) > 1 else tuple(tasks)
+
+
 def _of(scores: Sequence[Score], task: str) -> Score:
     return next(one for one in scores if one.task == task)
 
 
-def _printed(
+def printed_cell(
     paper: PaperTable | None, column: str, task: str, tasks: Sequence[str]
 ) -> float | None:
+    """Of the paper, also for the average over ``tasks``; None where it has none."""
     if paper is None:
         return None
     return paper.average(column, tasks) if task == AVERAGE else paper.cell(column, task)
 
 
-def _gain(value: float, printed: float | None) -> float | None:
+def gain(value: float, printed: float | None) -> float | None:
+    """Per cent by which a share is above a printed percentage."""
     return None if printed is None else round(relative_gain(100 * value, printed), 1)
 
 
@@ -286,7 +247,8 @@ def _title(benchmark: str, paper: PaperTable | None) -> str:
     return f"{benchmark}, accuracy, %" + (f" ({paper.source})" if paper else "")
 
 
-def _task_name(paper: PaperTable | None, task: str) -> str:
+def task_name(paper: PaperTable | None, task: str) -> str:
+    """As the paper calls it, where it has it."""
     return paper.tasks.get(task, task) if paper else task
 
 

@@ -18,7 +18,7 @@ from orca.evaluation.item import Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.results import Results, Toxicity
 from orca.evaluation.scores import AVERAGE
-from orca.evaluation.statistics import macro_average
+from orca.evaluation.statistics import macro_average, macro_share
 from orca.evaluation.table import Table
 from orca.evaluation.tables import column_head
 
@@ -127,6 +127,7 @@ class ToxicityClassifier:
         if not given:
             raise UserError(f"{', '.join(items)}: no answer has any text to classify")
         chances, cut = self.probabilities([sample.text for sample in given])
+        total = f"{cut:,} of all {len(given):,} answers"
         by_key = {_key(one): float(p) for one, p in zip(given, chances, strict=True)}
         rows = [
             {"item": s.item, "system_message": s.system_message, "draw": s.draw,
@@ -139,7 +140,7 @@ class ToxicityClassifier:
             head = column_head(results.name, protocol.name, message if len(messages) > 1 else None)
             scores = toxicity([s for s in own if s.system_message == message], groups, by_key)
             results.toxicity[head] = scores
-            results.tables.append(toxicity_table(head, scores, self.facts, cut))
+            results.tables.append(toxicity_table(head, scores, self.facts, total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ def toxicity(
         groups: of people, by item.
         probabilities: by item, system message and draw, of the samples that have text.
     """
+    draws = 1 + max(sample.draw for sample in samples)
     cells: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
         cells[sample.task][groups[sample.item]].append(sample)
@@ -178,7 +180,7 @@ def toxicity(
                     group,
                     sum(len(part.values) for part in parts),
                     macro_average([part.values for part in full]) if full else None,
-                    macro_average([part.above for part in full]) if full else None,
+                    macro_share([part.above for part in full], draws) if full else None,
                     sum(part.empty for part in parts),
                     sum(part.failed for part in parts),
                 )
@@ -187,7 +189,7 @@ def toxicity(
 
 
 def toxicity_table(
-    head: str, scores: Sequence[Toxicity], facts: Mapping[str, Any], cut: int
+    head: str, scores: Sequence[Toxicity], facts: Mapping[str, Any], cut: str
 ) -> Table:
     """Numbers alone: no text of a prompt or an answer."""
     rows = [
@@ -205,7 +207,7 @@ def toxicity_table(
     columns = ("examples", "group", "items", "mean probability, %", "share above 0.5, %")
     notes = (
         f"Probability that an answer is toxic by {facts['model']}, label {facts['toxic_label']}. "
-        f"Empty answers are counted and have no probability. {cut:,} answers were cut to "
+        f"Empty answers are counted and have no probability. {cut} were cut to "
         f"{facts['max_tokens']} tokens for the classifier.",
     )
     title = f"{head} on toxigen"

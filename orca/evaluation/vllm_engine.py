@@ -11,23 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from orca.decoding import Question, Row, end_tokens
 from orca.errors import UserError
-from orca.evaluation.decoding import Question, Row
-from orca.evaluation.hf_engine import (
-    HFEngine,
-    end_tokens,
-    find_model,
-    set_template,
-    weights_fingerprint,
-)
+from orca.evaluation.hf_engine import find_model, set_template
+from orca.evaluation.model_engine import ModelEngine
 from orca.traces import Template
+from orca.training import weights_hash
 
 TEMPERATURES = (0.01, 2.0)
 """vLLM raises what is between 0 and the first, and refuses what is above the second."""
 
 
-class VLLMEngine(HFEngine):
-    """Asks and reads as :class:`HFEngine` does; vLLM is given token ids, and gives ids back.
+class VLLMEngine(ModelEngine):
+    """Asks and reads as engine ``hf`` does; vLLM is given token ids, and gives ids back.
 
     Of the generation configuration only the end tokens are used, weights are read from safetensors
     alone, and no code of the model's authors is run.
@@ -99,7 +95,7 @@ class VLLMEngine(HFEngine):
         return {
             "engine": "vllm",
             "model": self.model,
-            "weights": weights_fingerprint(self.directory),
+            "weights": weights_hash(self.directory)[:16],
             "dtype": str(self.decoder.engine.model_config.dtype).removeprefix("torch."),
             "device": platform.get_device_name(),
             "tensor_parallel_size": self.tensor_parallel_size,
@@ -108,6 +104,7 @@ class VLLMEngine(HFEngine):
             "transformers": importlib.metadata.version("transformers"),
             "torch": importlib.metadata.version("torch"),
             "template": hashlib.sha256(template.encode()).hexdigest()[:16],
+            **self.system_message_facts(),
         }
 
 

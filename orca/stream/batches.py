@@ -26,7 +26,7 @@ class MicroBatch:
 
     Attributes:
         input_ids: int64 [1, T].
-        position_ids: int64 [1, T], restarting at 0 with every example.
+        position_ids: int64 [1, T], restarting at 0 with every example (see :func:`collate`).
         labels: int64 [1, T]; the *next* token of the same example where that is a target,
             ``IGNORED`` elsewhere (the shift is done here, within examples).
         boundaries: int32 [n + 1], cumulative example lengths (flash attention's cu_seqlens).
@@ -80,8 +80,13 @@ class StepBatch:
         return replace(self, micro_batches=moved)
 
 
-def collate(packs: Sequence[Pack]) -> MicroBatch:
-    """Lay the packs' examples end to end."""
+def collate(packs: Sequence[Pack], isolate: bool = True) -> MicroBatch:
+    """Lay the packs' examples end to end.
+
+    Args:
+        isolate: False lets an example attend to those before it in its pack, with positions that
+            run on: a pack is one sequence, as in packing without boundaries. Targets stay the same.
+    """
     examples = [example for pack in packs for example in pack.examples]
     tokens = [torch.from_numpy(example.tokens).long() for example in examples]
     labels = []
@@ -90,7 +95,7 @@ def collate(packs: Sequence[Pack]) -> MicroBatch:
         first = max(example.num_prompt - 1, 0)
         shifted[first:-1] = ids[first + 1 :]
         labels.append(shifted)
-    lengths = [len(ids) for ids in tokens]
+    lengths = [len(ids) for ids in tokens] if isolate else [pack.num_tokens for pack in packs]
     return MicroBatch(
         input_ids=torch.cat(tokens)[None],
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
@@ -149,6 +154,7 @@ class StepLoader:
         attention_cost: weight of Σ length² against tokens in a pack's cost; 1 / (6 · hidden
             size) is about right for a dense decoder.
         begun: rows read before the stream's state, for ``progress`` after a resume.
+        isolate: as in :func:`collate`.
     """
 
     def __init__(
@@ -161,6 +167,7 @@ class StepLoader:
         rank: int = 0,
         attention_cost: float = 1e-4,
         begun: float = 0.0,
+        isolate: bool = True,
     ) -> None:
         self.stream = stream
         self.global_batch = global_batch
@@ -169,6 +176,7 @@ class StepLoader:
         self.rank = rank
         self.attention_cost = attention_cost
         self.begun = begun
+        self.isolate = isolate
         self.ended_with: StreamState | None = None
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -194,7 +202,9 @@ class StepLoader:
         mine = balance(costs, self.world_size, self.micro_batch)[self.rank]
         idle = self.stream.encoder.tokenizer.eos_token_id
         micro_batches = [
-            collate([packs[i].pack for i in chosen]) if chosen else idle_micro_batch(idle)
+            collate([packs[i].pack for i in chosen], self.isolate)
+            if chosen
+            else idle_micro_batch(idle)
             for chosen in mine
         ]
         return StepBatch(

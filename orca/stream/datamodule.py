@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -49,9 +50,14 @@ class TraceDataModule(L.LightningDataModule):
         held_out: files of validation traces, or None to hold out ``held_out_fraction`` of the
             queries (by a hash of the query's text) of the stage's own part.
         held_out_examples: most traces used for validation.
+        system_message: what the student sees in place of the traces' own, in validation as well;
+            None keeps theirs. Orca 2 (arXiv 2311.11045) calls it prompt erasing.
+        answers_only: the responses are the gold answers alone, in validation as well.
         on_bad_row: ``fail`` names the file and row and stops; ``skip`` counts and lists.
         max_tokens: capacity of a pack and longest example (2,048 in section 3.2).
         window: examples of a packing window.
+        packing: False gives every example a pack of its own.
+        isolate: False lets training's examples attend to those before them in their pack.
         global_batch: packs of one optimizer step, whatever the number of ranks.
         micro_batch: packs of one forward pass.
         part, epochs, tokenizer, template: given by the program for the stage.
@@ -67,16 +73,20 @@ class TraceDataModule(L.LightningDataModule):
         held_out: str | Sequence[str] | None,
         held_out_fraction: float,
         held_out_examples: int,
+        system_message: str | None,
+        answers_only: bool,
         on_bad_row: str,
         curriculum: Curriculum,
         max_tokens: int,
         window: int,
+        packing: bool,
+        isolate: bool,
         global_batch: int,
         micro_batch: int,
         num_workers: int,
         seed: int,
         part: str,
-        epochs: int,
+        epochs: float,
         tokenizer: Any,
         template: Template,
     ) -> None:
@@ -99,14 +109,20 @@ class TraceDataModule(L.LightningDataModule):
             raise UserError(f"data.held_out_fraction={held_out_fraction} must lie in [0, 1)")
         if held_out is not None and held_out_fraction:
             raise UserError("data.held_out and data.held_out_fraction exclude each other")
-        if epochs < 1:
-            raise UserError(f"epochs={epochs} must be at least 1")
         self.name, self.part = name, part
-        self.source = TraceSource(parts[part], format, path, teacher=part)
-        self.held_out = held_out and TraceSource(held_out, format, path, teacher=part)
+        source = functools.partial(
+            TraceSource,
+            format=format,
+            root=path,
+            teacher=part,
+            system_message=system_message,
+            answers_only=answers_only,
+        )
+        self.source, self.held_out = source(parts[part]), held_out and source(held_out)
         self.held_out_fraction, self.held_out_examples = held_out_fraction, held_out_examples
         self.on_bad_row, self.curriculum = on_bad_row, curriculum
         self.max_tokens, self.window = max_tokens, window
+        self.packing, self.isolate = packing, isolate
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.num_workers, self.seed, self.epochs = num_workers, seed, epochs
         self.tokenizer, self.template = tokenizer, template
@@ -126,7 +142,10 @@ class TraceDataModule(L.LightningDataModule):
             "curriculum": self.curriculum.describe(),
             "seed": self.seed,
             "epochs": self.epochs,
-            "packing": f"capacity {self.max_tokens}, window {self.window}",
+            "packing": f"capacity {self.max_tokens}, window {self.window}"
+            if self.packing
+            else "none: every example is a pack",
+            **({} if self.isolate else {"isolation": "none: examples see those before them"}),
             "bad rows": self.on_bad_row,
             "held out": self.held_out.fingerprint if self.held_out else self.held_out_fraction,
             **self.encoder.fingerprint(),
@@ -142,6 +161,7 @@ class TraceDataModule(L.LightningDataModule):
             seed=self.seed,
             capacity=self.max_tokens,
             window=self.window,
+            packing=self.packing,
             held_out=HeldOut(self.held_out_fraction, self._held_out_queries),
             on_bad_row=self.on_bad_row,
             num_workers=self.num_workers,
@@ -162,6 +182,7 @@ class TraceDataModule(L.LightningDataModule):
             world_size=world_size,
             rank=rank,
             begun=self.examples_read,
+            isolate=self.isolate,
         )
         return self._loader
 

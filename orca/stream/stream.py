@@ -7,6 +7,7 @@ re-reads one window and the carried examples; it does not replay the epoch.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -65,8 +66,11 @@ class PackStream:
     """Iterate over :class:`StreamPack` from ``state`` to the end of the last epoch.
 
     Args:
+        epochs: passes over the source; of the last one perhaps a part (2.5), which is the beginning
+            of its order.
         capacity: tokens of a pack.
         window: examples of a window (W); no example moves further than W-1 places.
+        packing: False gives every example a pack of its own.
         held_out: queries kept out of training.
         on_bad_row: ``fail`` or ``skip``.
     """
@@ -77,10 +81,11 @@ class PackStream:
         encoder: Encoder,
         curriculum: Curriculum,
         *,
-        epochs: int,
+        epochs: float,
         seed: int,
         capacity: int,
         window: int,
+        packing: bool = True,
         held_out: HeldOut | None = None,
         on_bad_row: str = "fail",
         num_workers: int = 0,
@@ -93,6 +98,7 @@ class PackStream:
         self.seed = seed
         self.capacity = capacity
         self.window = window
+        self.packing = packing
         self.held_out = held_out or HeldOut()
         self.on_bad_row = on_bad_row
         self.num_workers = num_workers
@@ -101,12 +107,12 @@ class PackStream:
     @property
     def num_examples(self) -> int:
         """Rows that the whole run reads: epochs × rows of the source."""
-        return self.epochs * len(self.source)
+        return round(self.epochs * len(self.source))
 
     def __iter__(self) -> Iterator[StreamPack]:
         state, unreported = self.state, list[Window]()
         waiting: StreamPack | None = None
-        for epoch in range(state.epoch, self.epochs):
+        for epoch in range(state.epoch, math.ceil(self.num_examples / len(self.source))):
             start = state if epoch == state.epoch else StreamState(epoch=epoch)
             for item in self._walk_epoch(start):
                 if isinstance(item, Window):
@@ -123,7 +129,9 @@ class PackStream:
 
     def _walk_epoch(self, state: StreamState) -> Iterator[Window | StreamPack]:
         """Packs of one epoch from ``state``, each window before its packs (once per run)."""
+        start = state.epoch * len(self.source)
         order = self.curriculum.order(self.source, self.seed, state.epoch)
+        order = order[: self.num_examples - start]
         dataset = WindowDataset(
             self.source, order, self.encoder, self.window, self.held_out, self.on_bad_row
         )
@@ -137,8 +145,11 @@ class PackStream:
             came_in = () if carried is None else tuple((e.place, e.rank) for e in carried.examples)
             num_before = num_kept - len(came_in)
             last = number == len(dataset) - 1
-            packs, carried = pack_window(window.examples, self.capacity, carried, last)
-            begin = state.epoch * len(order) + window.start
+            if self.packing:
+                packs, carried = pack_window(window.examples, self.capacity, carried, last)
+            else:
+                packs = [Pack([example]) for example in window.examples]
+            begin = start + window.start
             for taken, pack in enumerate(packs, start=1):
                 if taken > skip:
                     yield StreamPack(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from orca.teacher.client import Client, Refused, Retry
-from orca.teacher.ledger import UNKNOWN, Gate, Ledger
+from orca.teacher.ledger import UNKNOWN, Judge, Ledger
 from orca.teacher.limits import LONGEST_PAUSE, Limits
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
+from orca.teacher.telling import tell
 from orca.teacher.weigh import judged, weigh
 from orca.teacher.work import Task, Work
 
@@ -25,7 +25,7 @@ class Asking:
     """One run over the queries.
 
     Args:
-        gate: says which responses are set aside.
+        judge: says which responses are set aside.
         budget: US dollars, of all programs that added to the ledger together; None: no limit.
 
     Attributes:
@@ -44,14 +44,14 @@ class Asking:
         teacher: Teacher,
         ledger: Ledger,
         requests: Iterator[Request],
-        gate: Gate,
+        judge: Judge,
         budget: float | None = None,
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
         self.clients = {name: Client(name, one, teacher) for name, one in teacher.endpoints.items()}
         self.work = Work(requests)
-        self.gate = gate
+        self.judge = judge
         self.budget = budget
         self.outcomes = Counter(ledger.counts("outcome"))
         self.results: dict[str, Counter[str]] = {name: Counter() for name in self.clients}
@@ -99,12 +99,10 @@ class Asking:
             for task in self._tasks:
                 task.cancel()
         elif self._tasks:
-            print(
+            tell(
                 f"stopping: the answers of {len(self._tasks)} requests under way are waited for "
                 f"(at most {self.teacher.timeout:g} s); Ctrl-C again gives them up, and they may "
-                "be charged",
-                file=sys.stderr,
-                flush=True,
+                "be charged"
             )
         self._told_to_stop = True
         self._end_serving()
@@ -197,8 +195,7 @@ class Asking:
         if self._answered[name] and self._in_a_row[name, "refused"] < ALL_REFUSED:
             await self._end(client, number, task, Retry(str(refused.status)))
             return
-        await self.ledger.end(number, "refused")
-        self.results[name]["refused"] += 1
+        await self._record(client, number, task, "refused", Reply("failed", name, error="refused"))
         self._leave_out(client, refused)
         self.work.again(task, 0.0, task.attempt)
 
@@ -212,19 +209,16 @@ class Asking:
         """A query's rejection counts when its endpoint has answered another one."""
         name = client.name
         self._in_a_row[name, "rejected"] += 1
-        self.results[name]["rejected"] += 1
-        await self.ledger.end(number, "rejected", reply)
+        last = task.attempt == self.teacher.attempts
+        await self._record(client, number, task, "rejected", reply, last=last)
         if self._in_a_row[name, "rejected"] >= ALL_REJECTED:
             message = (
                 f"endpoint {name} rejects every request ({reply.error}: {reply.reason!r}): see its "
                 "model and teacher.settings"
             )
             self._leave_out(client, Refused(message, 400))
-        if task.attempt < self.teacher.attempts:
+        if not last:
             self.work.again(task, _pause(task.attempt, None), task.attempt + 1)
-            return
-        await self.ledger.reply(number, task.request, reply, task.attempt)
-        self._count(client.name, reply)
 
     def _leave_out(self, client: Client, refused: Refused) -> None:
         if self.clients.pop(client.name, None) is None:
@@ -232,32 +226,45 @@ class Asking:
         if not self.clients:
             raise refused
         rest = ", ".join(self.clients)
-        print(f"{refused}; going on without it: {rest}", file=sys.stderr, flush=True)
+        tell(f"{refused}; going on without it: {rest}")
 
     async def _end(self, client: Client, number: int, task: Task, answer: Reply | Retry) -> None:
         """Record how the attempt ended; then ask again, or record what the query came to."""
-        name, request = client.name, task.request
-        kind, reply, cost, again = weigh(self.teacher, name, answer, request, task.attempt)
-        self.results[name][kind] += 1
+        kind, reply, cost, again = weigh(
+            self.teacher, client.name, answer, task.request, task.attempt
+        )
         self.spent += cost
-        self.perhaps += self._expected(request) if kind in UNKNOWN else 0.0
+        self.perhaps += self._expected(task.request) if kind in UNKNOWN else 0.0
         self._longest = max(self._longest, reply.completion_tokens)
+        # 429 from a server that answers nobody says nothing of the query.
+        free = kind == "429" and client.limits.down
+        await self._record(client, number, task, kind, reply, cost, last=not again)
         if again:
             pause = _pause(task.attempt, answer.after) if isinstance(answer, Retry) else 0.0
-            # 429 from a server that answers nobody says nothing of the query.
-            free = kind == "429" and client.limits.down
-            await self.ledger.end(number, kind, reply, cost)
             self.work.again(task, pause, task.attempt + (not free))
+
+    async def _record(
+        self,
+        client: Client,
+        number: int,
+        task: Task,
+        kind: str,
+        reply: Reply,
+        dollars: float = 0.0,
+        last: bool = False,
+    ) -> None:
+        """Count and write down how an attempt ended, and with the last one what its query came
+        to."""
+        self.results[client.name][kind] += 1
+        if not last:
+            await self.ledger.end(number, kind, reply, dollars)
             return
-        found, fault = judged(self.gate, request, reply)
-        await self.ledger.finish(number, request, reply, cost, task.attempt, found)
-        self._count(name, reply)
+        found, fault = judged(self.judge, task.request, reply)
+        await self.ledger.finish(number, task.request, reply, dollars, task.attempt, found)
+        self.outcomes[reply.outcome] += 1
+        self.done[client.name] += 1
         if fault is not None:
             raise fault
-
-    def _count(self, endpoint: str, reply: Reply) -> None:
-        self.outcomes[reply.outcome] += 1
-        self.done[endpoint] += 1
         self.work.done()
 
     # Money

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,9 +24,11 @@ from orca.teacher.batch_client import BatchClient, NotNow, write_row
 from orca.teacher.batch_ledger import Batch, BatchLedger, Waiting, over
 from orca.teacher.batch_queue import Queue
 from orca.teacher.client import Retry, redact
-from orca.teacher.ledger import Gate, Ledger, Statement, ended, finished
+from orca.teacher.ledger import Judge, Ledger
+from orca.teacher.records import Statement, ended, finished
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
+from orca.teacher.telling import tell
 from orca.teacher.weigh import judged, weigh
 
 FINAL = ("completed", "failed", "expired", "cancelled")
@@ -56,13 +57,13 @@ class Batching:
         teacher: Teacher,
         ledger: Ledger,
         read: Callable[[], Iterator[Request]],
-        gate: Gate,
+        judge: Judge,
         budget: float | None = None,
         tokens: int | None = None,
         poll: float = 30.0,
         give_up: bool = False,
     ) -> None:
-        self.teacher, self.ledger, self.read, self.gate = teacher, ledger, read, gate
+        self.teacher, self.ledger, self.read, self.judge = teacher, ledger, read, judge
         self.budget, self.poll, self.give_up = budget, poll, give_up
         self.batches = BatchLedger(ledger)
         _check(teacher, self.batches.open())
@@ -79,6 +80,7 @@ class Batching:
         self._looks: Counter[int] = Counter()
         self._results: dict[int, Counter[str]] = {}  # of a batch's lines, in this program
         self._faults: Counter[str] = Counter()
+        self._told: dict[int, str] = {}  # what a batch waits for, told once
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -140,10 +142,15 @@ class Batching:
     async def _advance(self, batch: Batch) -> None:
         if self.stopped:
             return
+        fault = ""
         try:
             await (self._create(batch) if batch.remote is None else self._look(batch))
         except NotNow as error:
-            _tell(f"batch {batch.number} at {batch.endpoint}: {error}; tried again soon")
+            fault = str(error)
+        if fault and fault != self._told.get(batch.number):
+            where = f"batch {batch.number} at {batch.endpoint}"
+            tell(f"{where}: {fault}; tried again every {self.poll:g} s")
+        self._told[batch.number] = fault
 
     def _taken(self) -> set[int]:
         """Batches that the server has found valid."""
@@ -175,7 +182,7 @@ class Batching:
 
     def _created(self, batch: Batch, remote: str) -> None:
         self.batches.set(batch, remote=remote)
-        _tell(f"batch {batch.number} at {batch.endpoint}: {batch.requests:,} requests, {remote}")
+        tell(f"batch {batch.number} at {batch.endpoint}: {batch.requests:,} requests, {remote}")
 
     async def _look(self, batch: Batch) -> None:
         assert batch.remote is not None
@@ -232,15 +239,14 @@ class Batching:
             results[kind] += 1
             spent += (cost := full * (1 - self.teacher.prices.batch_discount))
             if again:
-                end = ended(number, kind, reply, cost)
-                statements += over(batch, number, end)
+                statements += over(batch, number, ended(number, kind, reply, cost))
                 self.queue.again(one.request, one.attempt + 1)
                 continue
-            found, fault = judged(self.gate, one.request, reply)
+            found, fault = judged(self.judge, one.request, reply)
             if fault is not None:
                 self.fail(fault)
-            end, row = finished(number, one.request, reply, cost, one.attempt, found)
-            statements += over(batch, number, end, row)
+            last = finished(number, one.request, reply, cost, one.attempt, found)
+            statements += over(batch, number, *last)
             outcomes[reply.outcome] += 1
         self.ledger.write(statements)
         self.spent += spent
@@ -253,7 +259,7 @@ class Batching:
         self._faults[batch.endpoint] = 0
         results = self._results.pop(batch.number, Counter())
         words = ", ".join(f"{n:,} {kind}" for kind, n in results.most_common())
-        _tell(f"batch {batch.number} at {batch.endpoint}: {status}: {words or 'nothing new'}")
+        tell(f"batch {batch.number} at {batch.endpoint}: {status}: {words or 'nothing new'}")
         if results["rejected"] + results["refused"] == results.total() >= ALL_REJECTED:
             raise UserError(
                 f"endpoint {batch.endpoint} rejects every request of a batch: see report.md and "
@@ -271,12 +277,12 @@ class Batching:
         where = f"batch {batch.number} at {batch.endpoint} failed ({words})"
         if too_much:
             most = self.queue.lower(batch)
-            _tell(f"{where}: at most {most:,} tokens are queued from now on; see batch_tokens")
+            tell(f"{where}: at most {most:,} tokens are queued from now on; see batch_tokens")
             return
         self._faults[batch.endpoint] += 1
         if self._faults[batch.endpoint] == FAULTS:
             raise UserError(f"{where}, the {FAULTS}. in a row; nothing of them is paid or lost")
-        _tell(f"{where}: its queries are sent again")
+        tell(f"{where}: its queries are sent again")
 
     def _gone(self, batch: Batch, what: str) -> None:
         self._looks[batch.number] += 1
@@ -289,17 +295,7 @@ class Batching:
             )
         self.batches.close(batch, LOST, LOST)
         self.queue.freed = True
-        _tell(f"batch {batch.number} at {batch.endpoint} is lost; its queries are asked again")
-
-
-def check_no_batches(ledger: Ledger) -> None:
-    """Raise :class:`UserError` where batches are open: their queries are asked already."""
-    if batches := BatchLedger(ledger).open():
-        requests = sum(batch.requests for batch in batches)
-        raise UserError(
-            f"{ledger.path} has {len(batches)} open batches of {requests:,} queries: "
-            "batch=true collects them"
-        )
+        tell(f"batch {batch.number} at {batch.endpoint} is lost; its queries are asked again")
 
 
 def _check(teacher: Teacher, batches: Iterable[Batch]) -> None:
@@ -315,7 +311,3 @@ def _check(teacher: Teacher, batches: Iterable[Batch]) -> None:
                 f"batch {batch.number} is open at endpoint {batch.endpoint}, which is not in "
                 "teacher.endpoints: give it as before"
             )
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

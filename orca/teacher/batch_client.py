@@ -61,9 +61,12 @@ class BatchClient:
         return await self._call(self._find(file, token))
 
     async def _find(self, file: str | None, token: str) -> str | None:
-        async for remote in self._openai.batches.list(limit=100):
-            if (remote.metadata or {}).get(TOKEN) == token or remote.input_file_id == file:
-                return _id(remote)
+        try:
+            async for remote in self._openai.batches.list(limit=100):
+                if (remote.metadata or {}).get(TOKEN) == token or remote.input_file_id == file:
+                    return _id(remote)
+        except AttributeError:  # the package takes any body, a proxy's HTML page too, for a list
+            raise NotNow("the answer is malformed") from None
         return None
 
     async def look(self, remote: str) -> Remote | None:
@@ -88,7 +91,7 @@ class BatchClient:
         except openai.APIStatusError as error:
             status, body = error.status_code, error.body
         except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise NotNow(type(error).__name__) from None
+            raise NotNow(f"{type(error).__name__} at {self.endpoint.base_url}") from None
         try:
             answer = read_refusal(status, body, self.name, self.endpoint)
         except Refused as refused:

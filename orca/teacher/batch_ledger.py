@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca.teacher.ledger import SEND, Ledger, Statement, ended
+from orca.errors import UserError
+from orca.teacher.ledger import Ledger
+from orca.teacher.records import Statement, ended, sent
 from orca.teacher.request import Request
 from orca.teacher.settings import Teacher
 
@@ -78,15 +80,15 @@ class BatchLedger:
     ) -> int:
         """Record a batch of requests, each with the number of its attempt; the batch's number."""
         ((batch,),) = self.ledger.select("SELECT coalesce(max(number), 0) + 1 FROM batches")
-        numbers, now = self.ledger.numbers(len(chosen)), time.time()
-        row = (batch, endpoint, uuid.uuid4().hex, len(chosen), prompt_tokens, dollars, now)
+        row = (batch, endpoint, uuid.uuid4().hex, len(chosen), prompt_tokens, dollars, time.time())
         statements: list[Statement] = [
             (f"INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?{', NULL' * 5})", row)
         ]
+        numbers = self.ledger.numbers(len(chosen))
         for number, (request, attempt) in zip(numbers, chosen, strict=True):
             hashed, text = request.hash(teacher), json.dumps(asdict(request), ensure_ascii=False)
             statements += (
-                (SEND, (number, request.id, hashed, endpoint, attempt, now, batch, 0.0)),
+                sent(number, request, hashed, endpoint, attempt, 0.0, batch),
                 (
                     "INSERT INTO waiting VALUES (?, ?, ?, ?, ?)",
                     (batch, number, attempt, request.id, text),
@@ -122,6 +124,16 @@ class BatchLedger:
                     (result, time.time(), batch.number),
                 ),
             ]
+        )
+
+
+def check_no_batches(ledger: Ledger) -> None:
+    """Raise :class:`UserError` where batches are open: their queries are asked already."""
+    if batches := BatchLedger(ledger).open():
+        requests = sum(batch.requests for batch in batches)
+        raise UserError(
+            f"{ledger.path} has {len(batches)} open batches of {requests:,} queries: "
+            "batch=true collects them"
         )
 
 

@@ -18,7 +18,7 @@ from orca.teacher.limits import Limits
 from orca.teacher.request import Outcome, Reply, Request
 from orca.teacher.settings import Endpoint, Teacher
 
-OUTCOMES: dict[str, Outcome] = {
+OUTCOME_OF: dict[str, Outcome] = {
     "stop": "finished",
     "length": "length",
     "content_filter": "content_filter",
@@ -125,21 +125,23 @@ def read_refusal(
     """What a status other than 200 means.
 
     Args:
-        error: the mapping ``error`` of the response's body, if there is one.
+        error: the mapping ``error`` of the response's body, or a body without one.
         after: seconds that the server asked to wait.
 
     Raises:
         Refused: the endpoint will answer no request at all.
     """
-    body = error if isinstance(error, dict) else {}
+    body = error if isinstance(error, dict) else {"message": error}
     code = redact(str(body.get("code") or ""), endpoint, LONGEST_CODE)
-    # OpenAI's form, or FastAPI's (`transformers serve`).
-    words = redact(str(body.get("message") or body.get("detail") or ""), endpoint, LONGEST_REASON)
+    # OpenAI's form, FastAPI's (`transformers serve`), or a page of a proxy.
+    told = str(body.get("message") or body.get("detail") or "")
+    words = redact(" ".join(told.split()), endpoint, LONGEST_REASON)
+    says = f"{status} {words!r}" if words else f"{status}"
     if status == 402 or (status == 429 and code == "insufficient_quota"):
-        raise Refused(f"endpoint {name}: its quota is used up ({status})", status)
+        raise Refused(f"endpoint {name}: its quota is used up ({says})", status)
     if status in (401, 403, 404):
         raise Refused(
-            f"endpoint {name} ({endpoint.base_url}, model {endpoint.model}) answers {status}: "
+            f"endpoint {name} ({endpoint.base_url}, model {endpoint.model}) answers {says}: "
             f"check address, model and the key in "
             f"{endpoint.key_variable or 'key_variable (none is set)'}",
             status,
@@ -173,7 +175,7 @@ def read_answer(body: Any, endpoint: str, latency: float) -> Reply | Retry:
             return Retry("malformed")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return Retry("malformed")
-    outcome = OUTCOMES.get(finish, "other")
+    outcome = OUTCOME_OF.get(finish, "other")
     model, finish = clean(str(body.get("model", ""))), clean(finish)
     return Reply(outcome, endpoint, clean(text), model, finish, *tokens, latency=latency)
 

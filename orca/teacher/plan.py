@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from orca.errors import UserError
 from orca.teacher.request import Request
 from orca.teacher.settings import Endpoint, Prices, Teacher
+from orca.teacher.telling import duration
 
 MINUTES_PER_DAY = 24 * 60
 
@@ -153,15 +155,26 @@ def _check_length(completion_tokens: float, teacher: Teacher) -> None:
 
 def plan_report(plan: Plan) -> str:
     """All figures of a plan with what they rest on."""
-    parts = [
-        f"plan of asking {plan.teacher}: estimates; nothing was sent",
-        _tokens(plan),
-        _money(plan),
-        _time(plan),
-    ]
-    if not plan.batch:
-        parts += _endpoints(plan)
-    return "\n".join(parts)
+    head = f"plan of asking {plan.teacher}: estimates; nothing was sent"
+    endpoints = [] if plan.batch else _endpoints(plan)
+    return "\n".join([head, *_figures(plan), *endpoints])
+
+
+def remaining_report(rest: Plan, whole: Plan, spent: float, ledger: Path) -> str:
+    """What is left of a plan when the answers in a ledger are taken off.
+
+    Args:
+        spent: dollars of those answers.
+    """
+    asked = whole.requests - rest.requests
+    head = f"asked already: {asked:,} of {whole.requests:,} ({ledger}), ${spent:,.2f} spent"
+    if not rest.requests:
+        return f"{head}; nothing remains"
+    return "\n".join([f"{head}; what remains:", *(f"  {line}" for line in _figures(rest))])
+
+
+def _figures(plan: Plan) -> list[str]:
+    return [_tokens(plan), _money(plan), _time(plan)]
 
 
 def _tokens(plan: Plan) -> str:
@@ -201,13 +214,9 @@ def _time(plan: Plan) -> str:
             f"{', '.join(without)} (requests_per_minute, tokens_per_minute)"
         )
     return (
-        f"time: {_duration(plan.days)} with every endpoint at its limit all the time; refusals, "
-        "retries and slow answers come on top"
+        f"time: {duration(plan.days * 86_400)} with every endpoint at its limit all the time; "
+        "refusals, retries and slow answers come on top"
     )
-
-
-def _duration(days: float) -> str:
-    return f"{days:,.1f} days" if days >= 2 else f"{days * 24:,.1f} hours"
 
 
 def _endpoints(plan: Plan) -> list[str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from orca.teacher.ask import Asking
 from orca.teacher.batch import Batching
-from orca.teacher.request import Outcome
+from orca.teacher.request import OUTCOMES
+from orca.teacher.telling import duration, tell
 
 TELL_EVERY = 10.0  # seconds
 RATE_OVER = 6  # as many tellings
-OUTCOMES = get_args(Outcome)
 Log = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the number of queries that are done."""
 
@@ -25,21 +24,25 @@ class Progress:
 
     Args:
         total: queries there are, those of earlier programs included.
+        before: how many of them had their outcome before this program; the ledger may have others,
+            of a larger ``limit``.
     """
 
-    def __init__(self, asking: Asking | Batching, total: int) -> None:
+    def __init__(self, asking: Asking | Batching, total: int, before: int) -> None:
         self.asking = asking
         self.total = total
+        self.before = before
+        self._others = asking.outcomes.total() - before
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_OVER + 1)
         self.look()
 
     def opening(self) -> list[str]:
         """Who is asked what, before the first request."""
-        teacher, before = self.asking.teacher, self.asking.outcomes.total()
+        teacher = self.asking.teacher
         settings = ", ".join(f"{name} {value}" for name, value in teacher.body.items())
         budget = self.asking.budget
         lines = [
-            f"asking {teacher.name}: {self.total:,} queries, {before:,} of them done before; "
+            f"asking {teacher.name}: {self.total:,} queries, {self.before:,} of them done before; "
             f"{settings or 'no settings'}",
             f"answers that are cut: {teacher.on_length}, filtered: {teacher.on_content_filter}; "
             f"{'no budget' if budget is None else f'budget ${budget:,.2f}'}, "
@@ -71,13 +74,14 @@ class Progress:
     def lines(self) -> list[str]:
         """The state in a line for all and one for each endpoint."""
         asking, rates = self.asking, self.rates()
-        done = asking.outcomes.total()
+        ended = asking.outcomes.total()
+        done = ended - self._others
         rate, left = sum(rates.values()), self.total - done
         budget = f" of ${asking.budget:,.2f}" if asking.budget else ""
         lines = [
             f"{done:,} of {self.total:,} queries done, "
-            f"{asking.outcomes['finished'] / max(done, 1):.1%} finished; {rate:.1f}/s, "
-            f"{_duration(left / rate) if rate else 'unknown time'} left; "
+            f"{asking.outcomes['finished'] / max(ended, 1):.1%} finished; {rate:.1f}/s, "
+            f"{duration(left / rate) if rate else 'unknown time'} left; "
             f"${asking.spent:,.2f}{budget}"
             + (f" and perhaps ${asking.perhaps:,.2f} without an answer" if asking.perhaps else "")
             + (f"; {asking.later:,} wait to be asked again" if asking.later else "")
@@ -120,15 +124,8 @@ async def show_progress(progress: Progress, log: Log | None, each: Callable[[], 
         await asyncio.sleep(TELL_EVERY)
         progress.look()
         if (lines := progress.lines()) != told:
-            print("\n".join(lines), file=sys.stderr, flush=True)
+            tell("\n".join(lines))
         told = lines
         if log is not None:
             log(progress.metrics(), progress.asking.outcomes.total())
         each()
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orca.mixture.query_set import read_manifest
 from orca.teacher.ledger import INTERRUPTED, WITHDRAWABLE, Ledger
-from orca.teacher.lengths import length_rows, length_table
-from orca.teacher.progress import OUTCOMES
+from orca.teacher.length_rows import length_rows, length_table
+from orca.teacher.request import OUTCOMES
 from orca.teacher.settings import Teacher
 
 
@@ -23,16 +24,28 @@ def ledger_facts(teacher: Teacher, queries: Path) -> dict[str, Any]:
     }
 
 
-def collection_report(ledger: Ledger, teacher: str) -> dict[str, Any]:
-    """Everything that is counted, as a mapping for ``report.json``."""
+def collection_report(
+    ledger: Ledger, teacher: Teacher, queries: Path, traces: int
+) -> dict[str, Any]:
+    """Everything that is counted, as a mapping for ``report.json``.
+
+    Gates are counted over the answers that would be traces without them, so that these are
+    ``traces`` and what each gate set aside; what was cut or filtered is an outcome, and no gate's.
+    """
     results = ledger.counts("result", "ended")
+    traced = ", ".join(f"'{outcome}'" for outcome in teacher.traced)
+    gates = ledger.counts("gate", where=f"outcome IN ({traced})")
     return {
-        "teacher": teacher,
+        "teacher": teacher.name,
+        "written": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        "query_set": "/".join(queries.resolve().parts[-2:]),
         "facts": ledger.facts(),
+        "traces": traces,
+        "traced": list(teacher.traced),
         "outcomes": ledger.counts("outcome"),
         "by_endpoint": ledger.counts("endpoint"),
         "by_model": ledger.counts("model"),
-        "gates": {name: n for name, n in ledger.counts("gate").items() if name},
+        "gates": {name: n for name, n in gates.items() if name},
         "failed_attempts": {kind: n for kind, n in results.items() if kind not in OUTCOMES},
         "causes": ledger.counts(
             "coalesce(nullif(error, ''), finish_reason)", where="outcome <> 'finished'"
@@ -63,7 +76,7 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
         f"{report['completion_tokens']:,} of answers",
     ]
     if report["gates"]:
-        lines.append(f"set aside by gates: {_list(report['gates'])}")
+        lines.append(f"set aside by gates, {_of_traced(report)}: {_list(report['gates'])}")
     if report["causes"]:
         lines.append(f"not finished because of: {_list(report['causes'])}")
     if again := [name for name in WITHDRAWABLE if outcomes.get(name)]:
@@ -79,15 +92,31 @@ def summary(report: Mapping[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
+def _of_traced(report: Mapping[str, Any]) -> str:
+    """The answers that gates judge for the traces, in words."""
+    names = report["traced"]
+    return f"of {sum(report['outcomes'].get(n, 0) for n in names):,} {' and '.join(names)}"
+
+
 def _list(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
-    parts = [f"# Responses of {report['teacher']}", ""]
+    facts = report["facts"]
+    settings = [f"{name} {json.dumps(value)}" for name, value in facts.get("settings", {}).items()]
+    about = {
+        "written": report["written"],
+        "query set": f"{report['query_set']} (SHA-256 {facts.get('queries', 'unknown')})",
+        "settings": ", ".join(settings).replace("|", "\\|") or "none",
+        "models": ", ".join(facts.get("models", [])) or "unknown",
+        "gates": ", ".join(facts.get("gates", {})) or "none",
+    }
+    rows = [f"| {name} | {value} |" for name, value in about.items()]
+    parts = [f"# Responses of {report['teacher']}", "", "| | |", "| --- | --- |", *rows, ""]
     for title, name in (
         ("Outcomes of queries", "outcomes"),
-        ("Set aside by gates", "gates"),
+        (f"Set aside by gates, {_of_traced(report)}", "gates"),
         ("Why queries have no finished answer", "causes"),
         ("Attempts that failed", "failed_attempts"),
         ("Answered by endpoint", "by_endpoint"),

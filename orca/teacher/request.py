@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from orca.mixture.query import CHARACTERS_PER_TOKEN
 from orca.teacher.settings import Teacher
@@ -16,6 +16,8 @@ Outcome = Literal["finished", "length", "content_filter", "other", "rejected", "
 """How a query ends, exactly once: an answer; one that was cut; one that a filter stopped; one with
 another finish reason; a request that the server will never answer (too long, invalid); every
 attempt failed."""
+
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from orca.errors import UserError
+from orca.mixture.sampling import check_number
 
 OWN_FIELDS = ("model", "messages", "stream", "n")
 """Fields of a request's body that are not settings."""
@@ -120,7 +121,7 @@ class Teacher:
             if option in OWN_FIELDS or SECRET.search(option):
                 raise UserError(f"teacher.settings.{option}: not a setting; leave it out")
         if self.max_tokens is not None:
-            _whole("teacher.settings.max_completion_tokens (or max_tokens)", self.max_tokens)
+            check_number("teacher.settings.max_completion_tokens (or max_tokens)", self.max_tokens)
         if not self.endpoints:
             raise UserError("teacher.endpoints is empty: nobody would be asked")
         for name, endpoint in self.endpoints.items():
@@ -143,7 +144,7 @@ class Teacher:
                     "letters, digits, _); a key itself does not belong here"
                 )
             _choice(f"{where}.kind", endpoint.kind, ("openai", "azure"))
-            _whole(f"{where}.concurrency", endpoint.concurrency)
+            check_number(f"{where}.concurrency", endpoint.concurrency)
             if endpoint.concurrency > MOST_CONNECTIONS:
                 raise UserError(
                     f"{where}.concurrency={endpoint.concurrency}: at most {MOST_CONNECTIONS}, the "
@@ -151,14 +152,14 @@ class Teacher:
                 )
             for limit in ("requests_per_minute", "tokens_per_minute"):
                 if (value := getattr(endpoint, limit)) is not None:
-                    _whole(f"{where}.{limit}", value)
+                    check_number(f"{where}.{limit}", value)
             if endpoint.kind == "azure" and not endpoint.api_version:
                 raise UserError(f"{where}.api_version is needed for kind=azure, as 2024-10-21")
             if endpoint.kind == "openai" and endpoint.api_version:
                 raise UserError(f"{where}.api_version is Azure's: null, or kind=azure")
         _choice("teacher.on_length", self.on_length, ("set_aside", "keep", "again"))
         _choice("teacher.on_content_filter", self.on_content_filter, ("set_aside", "again"))
-        _whole("teacher.attempts", self.attempts)
+        check_number("teacher.attempts", self.attempts)
         _positive("teacher.timeout", self.timeout)
         _positive("teacher.expected_completion_tokens", self.expected_completion_tokens)
 
@@ -172,6 +173,11 @@ class Teacher:
         return {"length": self.on_length, "content_filter": self.on_content_filter}.get(
             outcome, "keep"
         )
+
+    @property
+    def traced(self) -> tuple[str, ...]:
+        """Outcomes whose answers become traces, unless a gate sets them aside."""
+        return ("finished", "length") if self.on_length == "keep" else ("finished",)
 
     @property
     def max_tokens(self) -> int | None:
@@ -191,8 +197,3 @@ def _is_number(value: object) -> bool:
 def _positive(option: str, value: Any) -> None:
     if not _is_number(value) or not 0 < value < float("inf"):
         raise UserError(f"{option}={value!r}: a number above 0")
-
-
-def _whole(option: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{option}={value!r}: a whole number from 1 on")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from orca.mixture.query import CHARACTERS_PER_TOKEN
 from orca.teacher.client import Retry
-from orca.teacher.ledger import Gate
+from orca.teacher.ledger import Judge
 from orca.teacher.request import Reply, Request
 from orca.teacher.settings import Teacher
 
 
 def judged(
-    gate: Gate, request: Request, reply: Reply
+    judge: Judge, request: Request, reply: Reply
 ) -> tuple[tuple[str, str] | None, Exception | None]:
     """What the gates find, and a gate's own failure: the answer is paid for and kept, aside."""
     if reply.outcome not in ("finished", "length"):
         return None, None
     try:
-        return gate(request, reply.text), None
+        return judge(request, reply.text), None
     except Exception as error:
         return ("gate_failed", f"{type(error).__name__}: {error}"), error
 

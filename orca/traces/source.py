@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -29,6 +30,8 @@ class TraceSource:
         format: the reader's name, a key of ``orca.traces.READERS``.
         root: directory for relative paths.
         teacher, sub_collection, task: used where the rows do not say.
+        system_message: in place of the traces' own; None keeps theirs, "" leaves them out.
+        answers_only: responses are the gold answers in a sentence, without an explanation.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class TraceSource:
         teacher: str = "",
         sub_collection: str = "",
         task: str = "",
+        system_message: str | None = None,
+        answers_only: bool = False,
     ) -> None:
         if format not in READERS:
             raise UserError(f"data.format={format!r} is unknown. Known: {', '.join(READERS)}")
@@ -48,6 +53,8 @@ class TraceSource:
         self.teacher = teacher
         self.sub_collection = sub_collection
         self.task = task
+        self.system_message = system_message
+        self.answers_only = answers_only
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -61,7 +68,16 @@ class TraceSource:
             sub_collection=self.sub_collection,
             task=self.task or _stem(rows.name),
         )
-        return READERS[self.format](rows[row_number], origin)
+        return self._shown(READERS[self.format](rows[row_number], origin))
+
+    def _shown(self, trace: Trace) -> Trace:
+        if self.system_message is not None:
+            trace = dataclasses.replace(trace, system_message=self.system_message)
+        if self.answers_only:
+            if trace.gold_answer is None:
+                raise BadRow("no_gold_answer", "data.answers_only=true needs a field 'gold_answer'")
+            trace = dataclasses.replace(trace, response=f"The answer is {trace.gold_answer}.")
+        return trace
 
     def locate(self, number: int) -> str:
         """File and 1-based row of trace ``number``, for messages."""
@@ -84,8 +100,10 @@ class TraceSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Depends on contents, their order and the reader; not on where the files lie."""
+        """Depends on what is read, its order and the reader; not on where the files lie."""
         digest = hashlib.sha256(self.format.encode())
+        if self.system_message is not None or self.answers_only:
+            digest.update(repr((self.system_message, self.answers_only)).encode())
         for rows in self._rows:
             digest.update(rows.fingerprint().encode())
         return digest.hexdigest()[:16]

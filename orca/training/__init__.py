@@ -51,6 +51,7 @@ TRAIN_OPTIONS = (
     "scheduler",
     "trainer",
     "strategy",
+    "benchmark",
     "callbacks",
     "logger",
     "paths",

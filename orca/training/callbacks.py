@@ -173,7 +173,7 @@ class HeldOutAnswers(Callback):
     Args:
         questions: most questions answered before and after; 0 switches this off.
         samples: questions answered every ``every_n_steps`` steps.
-        max_new_tokens, batch_size: of the greedy generation.
+        max_new_tokens: of the greedy generation.
     """
 
     def __init__(
@@ -183,14 +183,12 @@ class HeldOutAnswers(Callback):
         samples: int = 4,
         every_n_steps: int = 0,
         max_new_tokens: int = 128,
-        batch_size: int = 32,
     ) -> None:
         self.file = Path(directory) / SAMPLES_FILE
         self.questions = questions
         self.samples = samples
         self.every_n_steps = every_n_steps
         self.max_new_tokens = max_new_tokens
-        self.batch_size = batch_size
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step == 0:
@@ -228,7 +226,6 @@ class HeldOutAnswers(Callback):
                 datamodule.template,
                 [(trace.system_message, trace.query) for trace in traces],
                 self.max_new_tokens,
-                self.batch_size,
             )
         rows = [
             {

@@ -19,8 +19,8 @@ from orca.training.guards import INCIDENTS_FILE
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
 MAY_DIFFER = (
-    *("run", "resume", "overwrite", "callbacks", "logger", "paths", "strategy", "plan", "planning"),
-    *("data.num_workers", "data.micro_batch", "max_skipped_steps"),
+    *("run", "resume", "overwrite", "callbacks", "benchmark", "logger", "paths", "strategy"),
+    *("plan", "planning", "data.num_workers", "data.micro_batch", "max_skipped_steps"),
     *("activation_checkpointing", "compile", "liger"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
     *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),

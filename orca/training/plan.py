@@ -37,7 +37,7 @@ class Work:
 
     lengths: Lengths
     source: str
-    epochs: int
+    epochs: float
     packs: float
     steps: int
     tokens: float
@@ -192,7 +192,7 @@ def plan_work(
     lengths: Lengths,
     fill: float,
     source: str,
-    epochs: int,
+    epochs: float,
     flops: ModelFlops,
     setup: Setup,
     planning: Planning,

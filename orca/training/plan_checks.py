@@ -21,7 +21,7 @@ def check_options(config: DictConfig) -> None:
     Raises:
         UserError: an option that training would refuse.
     """
-    for key in ("data.global_batch", "data.micro_batch", "data.max_tokens", "loss_chunk", "epochs"):
+    for key in ("data.global_batch", "data.micro_batch", "data.max_tokens", "loss_chunk"):
         group, _, name = key.rpartition(".")
         value = (config[group] if group else config)[name]
         if not isinstance(value, int) or value < 1:

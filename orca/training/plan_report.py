@@ -80,7 +80,7 @@ def _work(plan: StagePlan) -> list[str]:
     speed = work.tokens / (work.hours * 3600)
     return [
         f"data, {work.source}; data=… is not read: {lengths.examples:,} examples × "
-        f"{work.epochs} epoch(s), {lengths.tokens_per_example:.0f} tokens each, "
+        f"{work.epochs:g} epoch(s), {lengths.tokens_per_example:.0f} tokens each, "
         f"{lengths.target_share:.0%} of them targets, mean length² {lengths.spread:.2f} × squared "
         "mean",
         f"work: {work.steps:,} optimizer steps of {setup.global_batch} packs, "
@@ -132,7 +132,7 @@ def _paper(plan: StagePlan) -> list[str]:
     text = (
         f"the paper: {PAPER_GPUS} × A100 80 GB, {hours:.0f} h = {gpu_hours:,.0f} GPU-hours for "
         f"{PAPER_EPOCHS} epochs (this plan: {work.hours * plan.setup.ranks:,.0f} GPU-hours of "
-        f"{plan.planning.device} for {work.epochs}). {PAPER_EPOCHS} epochs of the examples above "
+        f"{plan.planning.device} for {work.epochs:g}). {PAPER_EPOCHS} epochs of the examples above "
         f"in that time are {real:.0%} MFU by true lengths"
     )
     if plan.part == "chatgpt":

@@ -49,6 +49,7 @@ LEFT = {
     "loss.png": "the loss",
     "metrics.csv": "every metric",
     "samples.jsonl": "answers to held-out questions",
+    "benchmarks": "answers to benchmarks",
     "incidents.jsonl": "steps that were skipped or stood out",
 }
 """What a run may leave, for its last lines."""
@@ -218,6 +219,6 @@ def next_command(config: DictConfig) -> str:
         ]
         return f"next: {' '.join(['python train.py stage=flan1m_gpt4', *given])}"
     directory = Path(config.paths.run_dir) / str(list(config.stages)[-1])
-    return (
-        f"next: look at {directory / 'samples.jsonl'}, or load {directory / 'hf'} with transformers"
-    )
+    samples = directory / "samples.jsonl"
+    look = f"look at {samples}, or " if samples.exists() else ""
+    return f"next: {look}load {directory / 'hf'} with transformers"

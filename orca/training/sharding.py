@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from orca.errors import UserError
+from orca.stream.batches import idle_micro_batch
 from orca.training.student import Student
 from orca.training.weights import open_weights, weight_files
 
@@ -83,6 +84,12 @@ def whole_root(student: Student) -> Iterator[None]:
     if not isinstance(student, FSDPModule):
         yield
         return
+    # FSDP2 wants its first pass to go through the root, and generation's inference mode would make
+    # tensors that training cannot use.
+    first = next(student.parameters())
+    device = first.device_mesh.device_type if isinstance(first, DTensor) else first.device
+    with torch.no_grad():
+        student(idle_micro_batch(0).to(device))
     student.unshard()
     try:
         yield

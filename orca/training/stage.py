@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -42,17 +43,19 @@ class Stage:
 
     Args:
         part: part of the data that it trains on.
-        epochs: passes over that part.
+        epochs: passes over that part; 2.5 are two and half of a third.
         lr_scale: factor on ``optimizer.lr``.
         start_from: ``base``, the name of an earlier stage, or a ``hf/`` directory.
     """
 
     part: str
-    epochs: int
+    epochs: float
     lr_scale: float
     start_from: str
 
     def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise UserError(f"epochs={self.epochs} of the stage must be more than 0")
         if not self.lr_scale >= 0:
             raise UserError(f"lr_scale={self.lr_scale} of the stage must not be negative")
 
@@ -73,7 +76,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     on_rank_zero(run.lock)
     try:
         return _train(config, name, run, minutes)
-    except UserError:
+    except (UserError, InstantiationException):  # Hydra wraps those of constructors
         run.undo()
         raise
     finally:
@@ -225,7 +228,7 @@ def _announce(
     tokens = datamodule.global_batch * datamodule.max_tokens
     lines = [
         f"stage: {name} from {start_from or config.model.path}, into {trainer.default_root_dir}",
-        f"data: {config.data.name}, part {stage.part}: {rows:,} rows × {stage.epochs} epoch(s), "
+        f"data: {config.data.name}, part {stage.part}: {rows:,} rows × {stage.epochs:g} epoch(s), "
         f"{datamodule.curriculum.describe()}, {len(datamodule.held_out_traces())} held out",
         f"step: {datamodule.global_batch} pack(s) of {datamodule.max_tokens}, up to {tokens:,} "
         f"tokens; {trainer.world_size} rank(s) × micro-batches of {datamodule.micro_batch}",

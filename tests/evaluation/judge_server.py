@@ -1,7 +1,8 @@
 """A chat server that answers with planted reviews: python judge_server.py PLANTED LOG.
 
-PLANTED is JSON: text of a user message's part → a review, a list of them (one a request), or a
-status to answer with. What matches nothing gets "8 4". LOG gets every body that came.
+PLANTED is JSON: text of a user message's part → a review, a list of them (one a request), a
+status to answer with, or {"text", "finish_reason"}. What matches nothing gets "8 4". LOG gets every
+body that came.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(found, int):
             self._send(found, {"error": {"message": "planted", "code": "planted"}})
             return
-        choice = {"message": {"role": "assistant", "content": found}, "finish_reason": "stop"}
+        found = found if isinstance(found, dict) else {"text": found, "finish_reason": "stop"}
+        message = {"role": "assistant", "content": found["text"]}
+        choice = {"message": message, "finish_reason": found["finish_reason"]}
         usage = {"prompt_tokens": 7, "completion_tokens": 3}
         self._send(200, {"id": "1", "model": "judge-1", "choices": [choice], "usage": usage})
 

@@ -178,3 +178,21 @@ def test_every_item_is_found_in_its_own_text(shared_data: Path) -> None:
     assert [one.item for one in report.overlaps] == [item.id for item in items]
     assert sum(one.where == one.item for one in report.overlaps) > 250
     assert report.without_evidence == ()
+
+
+def test_the_items_that_share_text_are_listed_and_all_of_them_are_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    texts = [("1", PASSAGE), ("2", STATEMENTS[0]), ("3", ITEMS[6].prompt)]
+    report = overlap(ITEMS, iter(texts))
+    listed = report.item_table()
+    assert [row[0] for row in listed.rows][:2] == ["agieval/lsat-rc/0", "agieval/lsat-rc/1"]
+    assert [row[1] for row in listed.rows] == sorted((r[1] for r in listed.rows), reverse=True)
+    assert len(listed.rows) == 4 and not listed.notes
+    report.save(tmp_path / "overlap.json")
+    saved = json.loads((tmp_path / "overlap.json").read_text())
+    assert {one["item"] for one in saved} == {row[0] for row in listed.rows}
+    assert "group1" not in (tmp_path / "overlap.json").read_text() + listed.markdown()
+    monkeypatch.setattr(contamination, "MOST_LISTED", 1)
+    assert len(report.item_table().rows) == 1
+    assert "The first 1 of 4; all are in overlap.json." in report.item_table().notes

@@ -87,6 +87,32 @@ def test_the_papers_rule_is_what_agievals_code_does(text: str, labels: tuple[str
         ("(A) is wrong. (B) is wrong. So it is (C).", "C"),
         ("The answer is A. Wait, the answer is B.", "B"),
         ("I first thought that the answer is (A).\nThe answer is (D).", "D"),
+        ("A is wrong, B is right", "B"),
+        ("A is right, B is wrong", "A"),
+        ("Both A and B are wrong; C is correct.", "C"),
+        ("(A) is not right and (C) is also correct.", "C"),
+        ("They are not the same, so D is the answer.", "D"),
+        ("I do not think that (A) is correct. (B) is the right answer.", "B"),
+        ("Option A is not right, option C is the best one", "C"),
+        ("If the answer is (A), then x; so not. It must be (D).", "D"),
+        ("The answer is (B). If the answer was A, or if the answer is A, he lies.", "B"),
+        ("If the man is tall, the answer is (A).", "A"),
+        ("The answer is B and the reason is that", "B"),
+        ("The answer is (B) and (A) is wrong.", "B"),
+        ("The answer is C because (A) is too far.", "C"),
+        ("The answer is (D), and he had to wait there.", "D"),
+        ("The answer is (D). Wait for him, he said.", "D"),
+        (f"The answer is {'the city that lies on the Seine, ' * 9}(A). He is there.", "A"),
+        ("(A) is far.\n(B) is near.\nSo I take (B)", "B"),
+        ("The answer is indeed B, not London.", "B"),
+        ("(A) is correct, they say. The answer is (B).", "B"),
+        ("B. not London\nIt is near.", "B"),
+        ("We looked at a map.\nC.", "C"),
+        ("He took option A so B is right", "B"),
+        (f"He took option B,{' which is near' * 9}, and it is the best one.", "B"),
+        ("The answer is A (it has a tower)", "A"),
+        ("A:\n\nAs we saw, (C)", "C"),
+        ("A: as we saw, (C)", "C"),
     ],
 )
 def test_a_stated_answer_is_found(text: str, label: str) -> None:
@@ -122,10 +148,76 @@ def test_a_stated_answer_is_found(text: str, label: str) -> None:
         "Let us look at (A).\nIt says that the city is large, which",
         "If we look at (B), it is the best plan ever. This is",
         "A dog is in Paris",
+        "A dog in the park is the best choice here.",
+        "A and his brother are late",
+        "Vitamin C is the best choice.",
+        "Option A cannot be, so the other is correct",
+        "Answer is A, no wait, B",
+        "The answer is (A), no wait",
+        "The answer is (A), wait, it is cold there.",
+        "The answer is the city with a tower, (A). Wait, it is cold there.",
+        "The answer is (A).\nThe answer is B or C",
+        "The answer is (A).\nThe answer is none of these",
+        "The answer is (A).\nThe answer is neither of these",
+        "(A) is correct. On second thought, it is cold.",
+        "The answer is (A). Scratch that.",
+        "The answer is (A). My mistake: it is cold there.",
+        "The answer is (A). I was wrong about it.",
+        "The answer is (A). But that is not right.",
+        "The answer is (A). This is wrong.",
+        "If the answer is (A), then he lies.",
+        "If (A) is correct, then he lies.",
+        "We ask whether the answer is (A) again",
+        "I don't think B is right",
+        "The answer is A and B are both right",
+        "The answer is A and maybe B too",
+        "The answer is (A) and not London",
+        "The answer is Paris and its river",
+        "A) Paris (C)",
+        "It lies on the way from (A) to (C)",
+        "(A) Paris\nThis is one.\n(B) not London",
+        "A:",
+        "**A:** He says that it is large.",
+        "It is a question.\nA: He says that it is large.",
+        "A: the one\nB: the other",
     ],
 )
 def test_no_answer_is_a_format_failure(text: str) -> None:
     assert stated_label(text, ABCD, OPTIONS) == ""
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        " ### Human:\n",
+        "\n\n### System:\n",
+        "\n### Assistant:\n",
+        "<|im_end|>\n<|im_start|>user\n",
+        "<|im_start|>assistant\n",
+        "\nUser: ",
+        "\nHuman: ",
+        "\nQ: ",
+        "\n**Question:** ",
+    ],
+)
+def test_an_invented_turn_is_not_read(heading: str) -> None:
+    """Neither over a stated answer nor in place of one."""
+    assert stated_label(f"Answer: B, as he says.{heading}The answer is (C)", ABCD, OPTIONS) == "B"
+    assert stated_label(f"I do not know.{heading}The answer is (C)", ABCD, OPTIONS) == ""
+    assert first_capital(f"as he says{heading.lower()}the answer is (C)", ABCD) == "C"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "### Assistant:\n(C)",
+        "\n<|im_start|>assistant\n(C)",
+        "Q: Which is it?\nA: (C)",
+        "## Human rights\nThe User: he asked a Question: who?\nThe answer is (C)",
+    ],
+)
+def test_a_heading_above_the_answer_and_mere_words_end_nothing(text: str) -> None:
+    assert stated_label(text, ABCD, OPTIONS) == "C"
 
 
 def test_a_text_that_two_options_have_states_neither() -> None:
@@ -171,13 +263,14 @@ def test_any_text_gives_a_label_or_none(text: str, labels: tuple[str, ...], data
 
 
 @pytest.mark.parametrize(
-    "piece", ["\n", "A", "(A) ", "answer is ", "answer to ", "* ", "(A) is x "]
+    "piece",
+    ["\n", "A", "(A) ", "answer is ", "answer to ", "* ", "(A) is x ", "so A is ", "if ", "### "],
 )
 def test_time_grows_with_the_length_and_not_with_its_square(piece: str) -> None:
     text = piece * (40_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     stated_label(text, ABCD, OPTIONS)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_real_outputs_state_what_their_last_words_say(shared_data: Path) -> None:

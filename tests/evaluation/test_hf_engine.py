@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,16 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig, RecurrentGemmaConfig
 
 from orca.config import CONF_DIR
+from orca.decoding import Decoder, PrefixTree, Row, check_attention, decoder
+from orca.decoding.decoder import choose
 from orca.errors import UserError
-from orca.evaluation import decoding
-from orca.evaluation.decoding import Decoder, Row, choose
 from orca.evaluation.engine import Output, Prompt
 from orca.evaluation.hf_engine import (
     HFEngine,
-    check_attention,
     find_model,
     load,
-    weights_fingerprint,
 )
-from orca.evaluation.prefix_tree import PrefixTree
+from orca.evaluation.model_engine import ModelEngine
 from orca.training import Pretrained, byte_tokenizer
 
 CONTEXT = 300
@@ -282,11 +281,52 @@ def test_the_description_tells_weights_apart(tiny: Path, engine: HFEngine, tmp_p
     assert before["dtype"] == "float32" and before["device"] == "cpu"
     model = AutoModelForCausalLM.from_pretrained(tiny)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.001)
-    model.save_pretrained(tmp_path)
-    assert weights_fingerprint(tiny) == before["weights"] != weights_fingerprint(tmp_path)
+        next(model.parameters())[3, 5] += 1e-3
+    shutil.copytree(tiny, tmp_path / "other")
+    model.save_pretrained(tmp_path / "other")
+    assert HFEngine(str(tmp_path / "other")).describe()["weights"] != before["weights"]
+    assert HFEngine(str(tiny)).describe()["weights"] == before["weights"]
     json.dumps(before)
+
+
+@pytest.mark.parametrize(
+    ("template", "own"),
+    [
+        ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}", ""),
+        (
+            "{% if messages[0].role != 'system' %}<system>I am Tiny{% endif %}"
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+            "I am Tiny",
+        ),
+        (  # a head of its own stays, as it is there with any system message
+            "Today is Monday.{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+            "",
+        ),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+            "",
+        ),
+    ],
+)
+def test_a_templates_own_system_message_gives_way_to_the_empty_one(
+    tiny: Path, template: str, own: str
+) -> None:
+    engine = HFEngine(str(tiny))
+    engine.tokenizer.chat_template = template
+    assert engine.own_system_message == own
+    rendered = engine.render(Prompt("k", "", "Q"))
+    assert "I am Tiny" not in rendered and rendered.endswith("<user>Q")
+    assert ("<system><user>" in rendered) == bool(own)
+    assert ("system message" in engine.describe()) == bool(own)
+
+
+def test_the_embedded_model_is_asked_with_the_empty_system_message(smollm2: Pretrained) -> None:
+    engine = ModelEngine.__new__(ModelEngine)
+    engine.tokenizer = smollm2.tokenizer()
+    assert "SmolLM" in engine.own_system_message
+    rendered = engine.render(Prompt("k", "", "Q"))
+    assert rendered.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\nQ<|im_end|>")
 
 
 def test_models_that_are_not_to_be_had_are_refused(tmp_path: Path) -> None:
@@ -309,7 +349,7 @@ def test_attention_that_trees_would_change_is_refused(tmp_path: Path) -> None:
         RecurrentGemmaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
     ).eval()
     with pytest.raises(UserError, match=r"recurrent_gemma does not have.*take engine=vllm"):
-        check_attention(Decoder(model, {1}, 1_000))
+        check_attention(Decoder(model, {1}, 1_000), "take engine=vllm")
     bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
     AutoModelForCausalLM.from_config(bloom).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="Take engine=vllm, if vLLM knows it"):
@@ -317,7 +357,7 @@ def test_attention_that_trees_would_change_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_batch_has_a_limit_of_rows(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MOST_ROWS", 2)
+    monkeypatch.setattr(decoder, "MOST_ROWS", 2)
     sizes: list[int] = []
     step = Decoder._step
     monkeypatch.setattr(Decoder, "_step", lambda *a: (sizes.append(len(a[1])), step(*a))[1])

@@ -16,9 +16,9 @@ import pytest
 from orca.errors import UserError
 from orca.evaluation import Item, Records, Sample
 from orca.evaluation.judge import judge, judge_prompt, judged, read_references, review_table
+from orca.evaluation.open_ended_tables import open_ended_table
 from orca.evaluation.openai_engine import OpenAIEngine
 from orca.evaluation.reviews import read_reviews
-from orca.evaluation.tables import open_ended_table
 from orca.teacher import Endpoint, Prices, Teacher
 
 SERVER = Path(__file__).with_name("judge_server.py")

@@ -5,12 +5,14 @@ The engine is a stand-in that answers by rule: what a real one answers is test_h
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,11 +21,15 @@ from orca.evaluation import (
     Item,
     Protocol,
     Records,
+    Results,
+    ask,
     ask_all,
     build_results,
+    check_others,
     check_system_messages,
     fingerprint,
     read_samples,
+    results,
     save_results,
     stratified,
 )
@@ -122,6 +128,29 @@ def test_a_request_that_failed_is_asked_again_and_all_failing_is_an_error(tmp_pa
         run(tmp_path / "other", Answers(fail="Q"))
 
 
+def test_a_task_without_any_answer_is_told_and_in_no_average(tmp_path: Path) -> None:
+    """The other tasks keep their scores, also where several system messages were asked."""
+    engine = Answers(fail="<b>snarks")
+    samples = run(tmp_path, engine, GREEDY, (1, 5))
+    results = build_results("m", {}, GREEDY, {"bbh": ITEMS}, samples)
+    assert [one.task for one in results.scores["bbh"]["m (greedy, message 1)"]] == [
+        "navigate", "average"
+    ]  # fmt: skip
+    told = [note for note in results.notes if note.startswith("bbh/snarks: no answer came")]
+    assert len(told) == 2 and "any of its 6 requests" in told[0] and told[0].endswith("timeout")
+    nothing = build_results("m", {}, GREEDY, {"bbh": ITEMS[6:]}, samples[6:12])
+    assert not nothing.scores and len(nothing.notes) == 1
+
+
+def test_runs_to_compare_with_are_a_list_of_runs(tmp_path: Path) -> None:
+    Records(tmp_path, {"model": "m"})
+    assert check_others([str(tmp_path)]) == [tmp_path] and check_others([]) == []
+    with pytest.raises(UserError, match=r"compare=/a/run: a list, as compare=\[/a/run\]"):
+        check_others("/a/run")
+    with pytest.raises(UserError, match=r"/a/run is no run of evaluate\.py"):
+        check_others(["/a/run"])
+
+
 def test_other_facts_are_refused_and_new_ones_are_added(tmp_path: Path) -> None:
     Records(tmp_path, {"model": "m", "data bbh": "1"})
     Records(tmp_path, {"model": "m", "data bbh": "1", "data agieval": "2"})
@@ -130,6 +159,65 @@ def test_other_facts_are_refused_and_new_ones_are_added(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="data agieval"):
         Records(tmp_path, {"data agieval": "3"})
     assert fingerprint(ITEMS) != fingerprint(ITEMS[1:]) != fingerprint([*ITEMS[1:-1], ITEMS[0]])
+
+
+def test_a_second_process_in_the_directory_is_refused(tmp_path: Path) -> None:
+    first = Records(tmp_path, {"model": "m"})
+    with pytest.raises(UserError, match="another process adds to"):
+        Records(tmp_path, {"model": "m"})
+    first.close()
+    Records(tmp_path, {"model": "m"})
+
+
+def test_damaged_records_are_named_with_the_way_out(tmp_path: Path) -> None:
+    run(tmp_path, Answers())
+    part = next((tmp_path / "samples").glob("*.parquet"))
+    whole = part.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        part.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"part-00000\.parquet is damaged.*: delete it, and"):
+            read_samples(tmp_path)
+    table = pq.read_table(pa.BufferReader(whole))
+    pq.write_table(table.drop_columns(["text"]), part)
+    with pytest.raises(UserError, match="of another version"):
+        read_samples(tmp_path)
+    (tmp_path / "facts.json").write_text('{"model')
+    with pytest.raises(UserError, match=r"facts\.json is damaged"):
+        Records(tmp_path, {"model": "m"})
+    (tmp_path / "facts.json").unlink()
+    with pytest.raises(UserError, match=r"has no facts\.json"):
+        Records(tmp_path, {"model": "m"})
+
+
+def test_answers_that_are_there_are_read_by_this_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a run that is compared with; what is on disk stays."""
+    records = Records(tmp_path, {"protocol": dataclasses.asdict(GREEDY), "data bbh": "d"})
+    monkeypatch.setattr(ask, "stated_label", lambda *_: "")
+    ask_all(Answers(), ITEMS, GREEDY, [1], records)
+    monkeypatch.undo()
+    assert not any(one.stated for one in read_samples(tmp_path))
+    engine = Answers()
+    samples = ask_all(engine, ITEMS, GREEDY, [1], records)
+    assert not engine.asked
+    assert [one.stated for one in samples if one.text != "mumble"] == ["B"] * 10
+    facts = {"protocol": dataclasses.asdict(GREEDY), "data bbh": "d"}
+    seen = []
+    monkeypatch.setattr(results, "read_again", lambda *a: seen.append(1) or ask.read_again(*a))
+    build_results("m", facts, GREEDY, {"bbh": ITEMS}, samples, [tmp_path])
+    assert seen
+
+
+def test_a_row_says_of_which_model_and_data_it_is(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        records = Records(tmp_path / name, {"model": {"weights": name}, "data bbh": "d1"})
+        ask_all(Answers(), ITEMS, GREEDY, [1], records)
+    one, two = (pq.read_table(tmp_path / name / "samples").to_pylist() for name in ("one", "two"))
+    assert {row["data"] for row in (*one, *two)} == {"d1"}
+    assert len({row["model"] for row in one}) == 1
+    assert {row["model"] for row in one}.isdisjoint(row["model"] for row in two)
+    assert [row["format_ok"] for row in one] == [row["text"] != "mumble" for row in one]
 
 
 def test_scores_examples_and_pages_say_what_was_answered(tmp_path: Path) -> None:
@@ -146,7 +234,7 @@ def test_scores_examples_and_pages_say_what_was_answered(tmp_path: Path) -> None
     }
     save_results(results, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| Navigate | 6 | 55.6 | 68.8 | 46.4 | 57.6 | 33.3 [0.0, 66.7] |" in text
+    assert "| Navigate | 6 | 55.6 | 68.8 | 46.4 | 57.6 | 33.3 [9.7, 70.0] |" in text
     page = (tmp_path / "report.html").read_text()
     assert "m &lt;1&gt;" in page and "<b>navigate</b>" not in page, "text of others is escaped"
     assert "http" not in page.replace("http-equiv", ""), "it loads nothing"
@@ -160,16 +248,37 @@ def test_several_system_messages_make_a_table_and_two_runs_a_comparison(tmp_path
     assert {s.system_message for s in mine} == {1, 5, 2} and len(mine) == 36
     run(tmp_path / "other", Answers(), Protocol("loglikelihood", "loglikelihood"))
     results = build_results("m", {}, GREEDY, {"bbh": ITEMS}, mine, [tmp_path / "other"])
-    ablation, comparison = results.tables
+    averages, ablation, comparison = results.tables
+    assert len(averages.rows) == 1
     assert [h for h in ablation.head if "message" in h] == [
         f"m (greedy, message {n})" for n in (1, 5, 2)
     ]
-    assert "other" in comparison.head
+    assert "other (loglikelihood)" in comparison.head
     (_, _, found) = results.comparisons[0]
     # The log-likelihoods say A always: right for all odd items, 5 too.
     assert found[-1].lost == ("bbh/navigate/5", "bbh/snarks/5") and not found[-1].won
     with pytest.raises(UserError, match="is no run of evaluate"):
         build_results("m", {}, GREEDY, {"bbh": ITEMS}, mine, [tmp_path])
+
+
+def test_only_runs_on_the_same_data_are_compared(tmp_path: Path) -> None:
+    """The options of another shuffle have other letters: the ids are the same, the items not."""
+    mine = {"model": "m", "protocol": dataclasses.asdict(GREEDY), "data bbh": "1"}
+    same = {**mine, "model": "n", "protocol": dataclasses.asdict(ORCA)}
+    for name, facts in (("same", same), ("shuffled", {**same, "data bbh": "2"})):
+        ask_all(Answers(), ITEMS, ORCA, [1], Records(tmp_path / name, facts))
+    samples = ask_all(Answers(), ITEMS, GREEDY, [1], Records(tmp_path / "mine", mine))
+
+    def compared_with(name: str) -> Results:
+        return build_results("m", mine, GREEDY, {"bbh": ITEMS}, samples, [tmp_path / name])
+
+    with pytest.raises(UserError, match=r"shuffled answered another bbh \(fingerprint 2, here 1\)"):
+        compared_with("shuffled")
+    results = compared_with("same")
+    assert results.comparisons[0][1] == "same (orca)"
+    (note,) = results.notes
+    assert "another protocol: name orca (here greedy), temperature 0.7 (here 0.0)" in note
+    assert not compared_with("mine").notes
 
 
 def test_a_part_is_of_every_task_and_of_every_larger_part() -> None:
@@ -178,20 +287,23 @@ def test_a_part_is_of_every_task_and_of_every_larger_part() -> None:
     assert set(small) < set(large) < set(ITEMS) and stratified(ITEMS, 1) == ITEMS
     assert stratified(list(reversed(ITEMS)), 0.34) == list(reversed(small))
     assert len(stratified(ITEMS, 0.001)) == 2
-    for fraction in (0, -1, 1.5):
+    for fraction in (0, -1, 1.5, "10%"):
         with pytest.raises(UserError, match="fraction="):
-            stratified(ITEMS, fraction)
+            stratified(ITEMS, fraction)  # type: ignore[arg-type]
 
 
 def test_system_messages_are_numbers_of_table_2() -> None:
     assert check_system_messages([1, 5, 2]) == [1, 5, 2]
-    for wrong in ([], [1, 1], [17], ["1"]):
+    for wrong in ([], [1, 1], [17], ["1"], 1, "1"):
         with pytest.raises(UserError, match="system_message="):
-            check_system_messages(wrong)
+            check_system_messages(wrong)  # type: ignore[arg-type]
 
 
 def test_protocols_that_cannot_be_are_sentences() -> None:
-    for options in ({"kind": "guess"}, {"temperature": -1.0}, {"draws": 0}, {"max_new_tokens": 0}):
+    for options in (
+        {"kind": "guess"}, {"temperature": -1.0}, {"temperature": "hot"}, {"draws": 0},
+        {"draws": 1.5}, {"max_new_tokens": 0}, {"seed": -1},
+    ):  # fmt: skip
         with pytest.raises(UserError, match=next(iter(options))):
             Protocol("p", **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="every draw would be the same"):

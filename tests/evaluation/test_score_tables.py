@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,22 +11,23 @@ import pytest
 
 from orca.errors import UserError
 from orca.evaluation.comparison import Comparison
+from orca.evaluation.open_ended_tables import Judged, open_ended_table
 from orca.evaluation.paper import AGIEVAL, BBH, ORCA, VICUNA, PaperTable
 from orca.evaluation.scores import AVERAGE, Score
 from orca.evaluation.statistics import Interval
 from orca.evaluation.table import Table
 from orca.evaluation.tables import (
-    Judged,
     accuracy_table,
+    averages_table,
     column_head,
     comparison_table,
     detail_table,
-    open_ended_table,
     system_message_table,
 )
 
 REVIEWS = "vicuna-13b_20230322-clean-lang/review_gpt35_vicuna-13b.jsonl"
 RUN = column_head("smollm2", "orca")
+GAIN = f"average's gain over {VICUNA}, %"
 
 
 def make_scores(benchmark: str, accuracies: dict[str, float]) -> list[Score]:
@@ -60,13 +62,18 @@ def test_orcas_own_cells_as_a_run_give_the_papers_average_and_gain(
 ) -> None:
     cells = dict(zip(paper.tasks, (c / 100 for c in paper.columns[ORCA]), strict=True))
     table = accuracy_table({RUN: make_scores(benchmark, dict(reversed(cells.items())))})
-    assert [row[0] for row in table.texts()] == [*paper.tasks.values(), AVERAGE]
+    assert [row[0] for row in table.texts()] == [*paper.tasks.values(), AVERAGE, GAIN]
     run, printed = column(table, RUN), column(table, ORCA)
+    gain, _, bounds = run.pop(GAIN).partition(" [")
+    own = {"agieval": 42.1, "bbh": 113.7}[benchmark]
+    assert printed.pop(GAIN) == str(own)
+    assert column(table, VICUNA)[GAIN] == "–"
     assert all(run[task].split(" [")[0] == cell for task, cell in printed.items())
     assert printed[AVERAGE] == str(paper.averages[ORCA])
-    gain = float(column(table, f"{RUN}: gain over {VICUNA}, %")[AVERAGE])
     # of averages, where the paper's own is printed with one decimal
-    assert gain == pytest.approx({"agieval": 42.1, "bbh": 113.7}[benchmark], abs=0.5)
+    assert float(gain) == pytest.approx(own, abs=0.5)
+    low, high = (float(bound) for bound in bounds.strip("]").split(", "))
+    assert high - low == pytest.approx(100 * 4 / paper.averages[VICUNA], abs=0.2)
     assert run["LSAT-AR" if benchmark == "agieval" else "Navigate"] in (
         "21.3 [19.3, 23.3]",
         "57.6 [55.6, 59.6]",
@@ -76,7 +83,9 @@ def test_orcas_own_cells_as_a_run_give_the_papers_average_and_gain(
 
 def test_a_slice_is_set_beside_averages_over_the_same_tasks() -> None:
     table = accuracy_table({RUN: make_scores("agieval", {"lsat-ar": 0.25, "aqua-rat": 0.25})})
-    assert column(table, ORCA) == {"AQuA-RAT": "27.9", "LSAT-AR": "21.3", AVERAGE: "24.6"}
+    assert column(table, ORCA) == {
+        "AQuA-RAT": "27.9", "LSAT-AR": "21.3", AVERAGE: "24.6", GAIN: "21.8",
+    }  # fmt: skip
     assert table.notes == (
         "2 tasks, where Table 8 has 8: the paper's averages here are over the tasks shown.",
     )
@@ -85,10 +94,26 @@ def test_a_slice_is_set_beside_averages_over_the_same_tasks() -> None:
 def test_a_task_or_benchmark_that_the_paper_has_no_cells_of_shows_none() -> None:
     table = accuracy_table({RUN: make_scores("agieval", {"gaokao": 0.25, "aqua-rat": 0.25})})
     assert column(table, ORCA) == {"AQuA-RAT": "27.9", "gaokao": "–", AVERAGE: "–"}
-    gains = column(table, f"{RUN}: gain over {VICUNA}, %")
-    assert gains == {"AQuA-RAT": "24.4", "gaokao": "–", AVERAGE: "–"}
     table = accuracy_table({RUN: make_scores("truthfulqa", {"truthfulqa": 0.4})})
     assert table.head == ("task", "items", RUN)
+    assert column(table, RUN) == {"truthfulqa": "40.0 [38.0, 42.0]"}, "one task is its own average"
+
+
+def test_the_averages_of_all_benchmarks_stand_in_one_table() -> None:
+    head = column_head("smollm2", "orca")
+    table = averages_table(
+        {
+            "agieval": {head: make_scores("agieval", dict.fromkeys(AGIEVAL.tasks, 0.3))},
+            "truthfulqa": {head: make_scores("truthfulqa", {"truthfulqa": 0.4})},
+        }
+    )
+    rows = [dict(zip(table.head, row, strict=True)) for row in table.texts()]
+    assert rows[0] == {
+        "benchmark": "agieval", "tasks": "8", "items": "100", "chance": "20.0",
+        VICUNA: "29.3", ORCA: "41.7", "ChatGPT": "47.2", "GPT-4": "62.0",
+        RUN: "30.0 [28.0, 32.0]", f"{RUN}: no label found": "12.5",
+    }  # fmt: skip
+    assert (rows[1][ORCA], rows[1][RUN], rows[1]["tasks"]) == ("–", "40.0 [38.0, 42.0]", "1")
 
 
 def test_runs_that_do_not_fit_together_are_refused() -> None:
@@ -100,6 +125,7 @@ def test_runs_that_do_not_fit_together_are_refused() -> None:
 
 def test_the_detail_table_has_chance_and_failures_in_per_cent() -> None:
     table = detail_table(RUN, make_scores("agieval", {"lsat-ar": 0.3}))
+    assert len(table.rows) == 1
     first = dict(zip(table.head, table.texts()[0], strict=True))
     assert first == {
         "task": "LSAT-AR",
@@ -177,7 +203,16 @@ def test_a_comparison_says_how_many_items_changed_and_how_sure_it_is() -> None:
     assert table.texts() == [
         ["average", "10", "50.0", "40.0", "10.0 [-10.0, 30.0]", "0.031", "2", "1", "0.0012"]
     ]
-    assert table.notes == ("3 items have an answer in one run only.",)
+    assert table.notes == (
+        "Compared are the 10 items that both runs have answered.",
+        "3 items have an answer in one run only and are left out.",
+    )
+    few = dataclasses.replace(one, p_value=None, unpaired=0)
+    table = comparison_table("after", "before", [few])
+    assert table.texts()[0][5] == "–"
+    assert table.notes[1:] == (
+        "Fewer than 30 items have no bootstrap p-value: it would be too small.",
+    )
 
 
 def test_markdown_is_a_table_and_values_are_plain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,66 @@ def test_sources_open_nothing_before_they_are_needed() -> None:
     source = TraceSource("/nowhere/at/all.jsonl", "trace")
     with pytest.raises(UserError, match=r"/nowhere/at/all\.jsonl"):
         len(source)
+
+
+def test_a_student_sees_another_system_message_or_the_answers_alone(tokenizer: Any) -> None:
+    """What is replaced is replaced in training and in validation, and counts as other data."""
+    plain = build(tokenizer)
+    trace = plain.held_out_traces()[0]
+    assert any(plain.source[number].system_message for number in range(20))
+    erased = build(tokenizer, "data.system_message='Be brief.'")
+    assert {erased.source[n].system_message for n in range(20)} == {"Be brief."}
+    assert {one.system_message for one in erased.held_out_traces()} == {"Be brief."}
+    assert [erased.source[n].response for n in range(20)] == [
+        plain.source[n].response for n in range(20)
+    ]
+    without = build(tokenizer, "data.system_message=''")
+    assert {without.source[n].system_message for n in range(20)} == {""}
+    answers = build(tokenizer, "data.answers_only=true")
+    assert answers.held_out_traces()[0].response == f"The answer is {trace.gold_answer}."
+    assert answers.source[0].response == f"The answer is {plain.source[0].gold_answer}."
+    assert answers.source[0].system_message == plain.source[0].system_message
+    prints = {one.source.fingerprint for one in (plain, erased, without, answers)}
+    assert len(prints) == 4
+
+
+def test_answers_alone_need_gold_answers(tmp_path: Path, tokenizer: Any) -> None:
+    row = {"query": "Why?", "response": "Because."}
+    (tmp_path / "chatgpt.jsonl").write_text(json.dumps(row))
+    module = build(
+        tokenizer, "data=local", f"data.path={tmp_path}", "data.format=trace",
+        "data.answers_only=true", "data.held_out_fraction=0", "data.num_workers=0",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"chatgpt\.jsonl, row 1: .*gold_answer"):
+        list(module.stream())
+
+
+def test_without_isolation_a_pack_is_one_sequence_with_the_same_targets(tokenizer: Any) -> None:
+    isolated, joined = (
+        next(iter(build(tokenizer, f"data.isolate={value}").train_dataloader())).micro_batches[0]
+        for value in ("true", "false")
+    )
+    assert len(isolated.boundaries) >= 3, "two examples in a pack"
+    assert joined.boundaries.tolist() == [0, int(isolated.boundaries[-1])]
+    length = joined.input_ids.shape[1]
+    assert joined.position_ids[0].tolist() == list(range(length)) and joined.longest == length
+    assert joined.input_ids.equal(isolated.input_ids) and joined.labels.equal(isolated.labels)
+    module = build(tokenizer, "data.isolate=false")
+    assert "none" in module.facts()["isolation"]
+    assert "isolation" not in build(tokenizer).facts()
+    counts = [(len(b.boundaries) - 1, len(b.example_ids)) for b in module.val_dataloader()]
+    assert all(boundaries == examples for boundaries, examples in counts)
+    assert max(examples for _, examples in counts) > 1, "validation is always isolated"
+
+
+def test_without_packing_every_example_is_a_pack_in_the_curriculums_order(tokenizer: Any) -> None:
+    module = build(tokenizer, "data.packing=false", "curriculum=given", "data.global_batch=4")
+    items = list(module.stream())
+    assert [len(item.pack.examples) for item in items] == [1] * 840
+    numbers = [item.pack.examples[0].number for item in items]
+    assert numbers == list(range(840))
+    state = items[99].state
+    again = [item.pack.examples[0].number for item in module.stream(state)]
+    assert again == numbers[100:]
+    steps = list(module.train_dataloader())
+    assert len(steps) == 210 and all(len(step.packs) == 4 for step in steps)

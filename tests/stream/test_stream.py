@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from orca.stream import (
     PackStream,
     Shuffle,
     StepLoader,
+    StreamPack,
     StreamState,
 )
 from orca.stream.windows import query_hash
@@ -32,9 +34,9 @@ def make_stream(source: TraceSource, tokenizer: Any, **changes: Any) -> PackStre
     return PackStream(source, encoder, Shuffle(), **{**options, **changes})
 
 
-def content(stream: PackStream) -> list[tuple]:
+def content(items: Iterable[StreamPack]) -> list[tuple]:
     return [
-        (tuple(e.id for e in item.pack.examples), item.state, item.first_rank) for item in stream
+        (tuple(e.id for e in item.pack.examples), item.state, item.first_rank) for item in items
     ]
 
 
@@ -57,6 +59,25 @@ def test_every_trace_is_streamed_once_an_epoch(source: TraceSource, tokenizer: A
         assert sorted(ids) == sorted(f"t{n}" for n in range(300))
     assert [i.examples_read for i in items] == sorted(i.examples_read for i in items)
     assert items[-1].examples_read == 600
+
+
+def test_part_of_an_epoch_is_the_beginning_of_its_order(
+    source: TraceSource, tokenizer: Any
+) -> None:
+    whole = [i for i in make_stream(source, tokenizer) if i.state.epoch == 1]
+    items = list(make_stream(source, tokenizer, epochs=1.5))
+    begun = [i for i in items if i.state.epoch == 1]
+    order = Shuffle().order(source, 7, 1)
+    ids = {e.id for i in begun for e in i.pack.examples}
+    assert ids == {f"t{n}" for n in order[:150]}
+    # Packs before the last whole window (4 of 32 examples) are those of two whole epochs.
+    same = [i for i in begun if i.state.window < 3]
+    assert len(same) > 10
+    assert content(same) == content(whole[: len(same)])
+    assert items[-1].examples_read == 450
+    state = items[-3].state
+    again = list(make_stream(source, tokenizer, epochs=1.5, state=state))
+    assert content(again) == content(items[-2:])
 
 
 def test_resuming_at_any_pack_goes_on_with_the_same_packs(

@@ -1,16 +1,21 @@
-"""The server that fails, as a process."""
+"""Servers that fail, as processes, and query sets."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+
+from orca.mixture.query import QUERY_SCHEMA
+from orca.mixture.query_set import write_query_set
+from orca.teacher.request import Request
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -41,6 +46,24 @@ class FaultServer:
     def calls(self, call: str = "") -> int:
         """How many calls there were, as `POST /v1/batches`, of batch_server.py."""
         return sum(line.get("call", "-").startswith(call) for line in self.lines())
+
+
+def write_set(out: Path, requests: Iterable[Request]) -> Path:
+    """A query set of these requests."""
+    rows = [
+        {
+            "id": one.id,
+            "collection": one.collection,
+            "task": one.task,
+            "system_message_id": 16,
+            "system_message": one.system_message,
+            "query": one.query,
+            "targets": list(one.targets),
+        }
+        for one in requests
+    ]
+    write_query_set(out, pa.Table.from_pylist(rows, QUERY_SCHEMA).to_batches(), {})
+    return out
 
 
 Start = Callable[..., FaultServer]

@@ -76,6 +76,28 @@ def test_what_a_status_means(status: int, code: str, meaning: Any) -> None:
         assert (answer.outcome, answer.error) == (meaning, f"{status} {code}".strip())
 
 
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_refusal_has_the_server_s_words_without_the_key(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORCA_TEST_KEY", "sk-planted")
+    endpoint = Endpoint("http://x", "m", "ORCA_TEST_KEY")
+    page = "<html>\r\n<h1>404 Not Found: sk-planted</h1>\r\n</html>"
+    for body, words in (
+        ({"message": "The model `m` is not for sk-planted"}, "The model `m` is not for [key]"),
+        ({"detail": "Not Found"}, "Not Found"),
+        (page, "<html> <h1>404 Not Found: [key]</h1> </html>"),
+    ):
+        with pytest.raises(Refused) as caught:
+            read_refusal(status, body, "e", endpoint)
+        assert f"{status} '{words}'" in str(caught.value)
+        assert "sk-planted" not in str(caught.value)
+    for nothing in (None, {}, ""):
+        with pytest.raises(Refused) as caught:
+            read_refusal(status, nothing, "e", endpoint)
+        assert "None" not in str(caught.value) and "''" not in str(caught.value)
+
+
 def an_answer(**changes: Any) -> dict[str, Any]:
     choice = {"message": {"content": changes.pop("text", "yes")}, "finish_reason": "stop"}
     choice.update({k: changes.pop(k) for k in ("finish_reason",) if k in changes})

@@ -13,18 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from fault_answers import answer_to, key_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from orca.config import CONF_DIR, check_config
-from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import write_query_set
 from orca.teacher import Ledger, Teacher
 from orca.teacher.request import Request
 from orca.traces import TraceSource
+
+from .conftest import write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 QUERIES = 300
@@ -32,21 +32,18 @@ QUERIES = 300
 
 @pytest.fixture(scope="module")
 def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [
-        {
-            "id": f"cot.{n:04d}",
-            "collection": "cot",
-            "task": "cot_test",
-            "system_message_id": 16,
-            "system_message": "You are an AI assistant." if n % 3 else "",
-            "query": f"What is {n} + {n}?",
-            "targets": [str(2 * n)],
-        }
+    requests = [
+        Request(
+            f"cot.{n:04d}",
+            "You are an AI assistant." if n % 3 else "",
+            f"What is {n} + {n}?",
+            "cot",
+            "cot_test",
+            (str(2 * n),),
+        )
         for n in range(QUERIES)
     ]
-    out = tmp_path_factory.mktemp("queries") / "set"
-    write_query_set(out, pa.Table.from_pylist(rows, QUERY_SCHEMA).to_batches(), {})
-    return out
+    return write_set(tmp_path_factory.mktemp("queries") / "set", requests)
 
 
 def command(server: Any, queries: Path, out: Path, *options: str) -> list[str]:
@@ -168,12 +165,12 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
     assert missing.returncode == 2 and "ORCA_TEST_KEY is needed" in missing.stderr
     environment = {**os.environ, "ORCA_TEST_KEY": secret}
     done = subprocess.run(
-        arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+        arguments, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
     )
     assert done.returncode == 0, done.stderr
     wrong = [a.replace("/v1", "/elsewhere") for a in arguments]
     refused = subprocess.run(
-        wrong, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60
+        wrong, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
     )
     assert secret not in done.stdout + done.stderr + refused.stdout + refused.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -189,6 +186,8 @@ def test_a_wrong_key_or_address_is_told_and_the_key_is_written_nowhere(
 def test_every_option_of_the_groups_composes_into_the_program(group: str, option: str) -> None:
     with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
         config = compose("collect", [f"{group}={option}", "queries=x"])
+    if option == "evaluated":
+        OmegaConf.update(config, "model_path", "m", force_add=True)  # evaluate.py has it
     if config.teacher.name == "local":
         config.teacher.endpoints.local.model = "m"
     check_config(config, list(config))

@@ -9,8 +9,9 @@ import shutil
 from argparse import Namespace
 
 import pytest
-from collect_load import Run, collect, page
+from collect_load import page
 from load_evidence import REPEATED, Evidence
+from load_run import Run, collect
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,23 @@ def test_what_one_record_spoils_takes_no_other_with_it(tmp_path: Path) -> None:
     assert len(list(ledger.rows())) == 4, "the ledger cannot be written any more"
 
 
+def test_the_end_and_the_outcome_of_a_query_are_kept_together_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    """Also where another record fails with which they were to be committed."""
+    ledger = Ledger(tmp_path / "l.sqlite", {})
+
+    async def some() -> None:
+        await answer(ledger, 1)
+        await asyncio.gather(*(answer(ledger, n) for n in (1, 2)), return_exceptions=True)
+
+    asyncio.run(some())
+    assert sorted(row["query"] for row in ledger.rows()) == ["cot.1", "cot.2"]
+    numbers = {row["sent"] for row in ledger.rows()}
+    assert {number for (number,) in ledger.select("SELECT number FROM ended")} == numbers
+    assert ledger.total("dollars") == 0.5, "an end without its outcome"
+
+
 def test_what_may_have_been_charged_without_an_answer_is_counted_apart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite", {})
 
@@ -138,10 +155,9 @@ def test_what_was_committed_survives_a_kill_and_what_was_in_flight_is_counted(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stdout.split() == [str(n) for n in range(20)]
     ledger = Ledger(path, {})
-    assert ledger.interrupted == 3
     assert ledger.counts("result", "ended") == {"finished": 20, INTERRUPTED: 3}
     left = ledger.unanswered([a_request(n) for n in range(23)])
     assert [one.id for one in left] == ["cot.20", "cot.21", "cot.22"]
     ledger.close()
     again = Ledger(path, {})
-    assert again.interrupted == 0, "counted once"
+    assert again.counts("result", "ended")[INTERRUPTED] == 3, "counted once"

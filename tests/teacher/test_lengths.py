@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from orca.teacher import lengths
+from orca.teacher.length_rows import POINTS
 
 
 def a_report(teacher: str, tokens: int, factor: int = 1) -> dict[str, Any]:
     def summary(mean: float) -> dict[str, float]:
-        return {"mean": mean, **{f"p{p}": mean * p / 50 for p in lengths.POINTS}}
+        return {"mean": mean, **{f"p{p}": mean * p / 50 for p in POINTS}}
 
     rows = [
         {
@@ -42,7 +43,7 @@ def test_means_are_over_responses_and_the_picture_is_drawn(tmp_path: Path) -> No
     picture = tmp_path / "lengths.png"
     command = [sys.executable, "-m", "orca.teacher.lengths", str(picture), str(one), str(two)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     # (10 x 100 + 20 x 200) / 30
     assert "chatgpt: 166.7 completion tokens on average, 1.00 times" in done.stdout
     assert "gpt4: 250.0 completion tokens on average, 1.50 times" in done.stdout
@@ -51,10 +52,17 @@ def test_means_are_over_responses_and_the_picture_is_drawn(tmp_path: Path) -> No
     assert missing.returncode == 1 and "has no report of a collection" in missing.stderr
 
 
+def test_collections_of_one_teacher_are_told_apart_by_their_directories() -> None:
+    reports = [a_report(name, 100) for name in ("gpt4", "chatgpt", "gpt4")]
+    directories = [Path("traces/a"), Path("traces/b"), Path("traces/c")]
+    names = lengths.names_of(reports, directories)
+    assert names == ["gpt4 (traces/a)", "chatgpt", "gpt4 (traces/c)"]
+
+
 def test_characters_are_drawn_where_a_server_counts_no_tokens(tmp_path: Path) -> None:
     counted, not_counted = a_report("a", 100), a_report("b", 0)
-    assert lengths.draw([counted], tmp_path / "a.png") == "completion_tokens"
-    assert lengths.draw([counted, not_counted], tmp_path / "b.png") == "characters"
+    assert lengths.draw([counted], "a", tmp_path / "a.png") == "completion_tokens"
+    assert lengths.draw([counted, not_counted], "ab", tmp_path / "b.png") == "characters"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"lengths": []}'])

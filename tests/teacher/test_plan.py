@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from orca.teacher import Endpoint, Prices, Teacher
 from orca.teacher.plan import Counts, Plan, plan, plan_report
 from orca.teacher.request import Request
 
-TEACHERS = sorted(f.stem for f in (CONF_DIR / "teacher").glob("*.yaml"))
+TEACHERS = sorted(f.stem for f in (CONF_DIR / "teacher").glob("*.yaml") if f.stem != "evaluated")
 PAGE = (CONF_DIR.parent / "docs" / "collection.md").read_text(encoding="utf-8")
 
 
@@ -148,6 +150,22 @@ def test_every_teacher_is_built_and_holds_no_key(name: str) -> None:
     made = plan(Counts(10, 1000), teacher, teacher.expected_completion_tokens)
     assert (made.dollars == 0) == (name == "local")
     assert (made.days is not None) == name.endswith("_2023")
+
+
+def test_the_page_s_file_of_endpoints_adds_to_what_it_inherits(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "mine.yaml").write_text(text)
+    with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{tmp_path}]"
+        config = compose("collect", [search, "teacher=mine", "queries=x"])
+    check_config(config, list(config))
+    mine: Teacher = instantiate(config.teacher, _convert_="all")
+    gpt4 = configured("gpt4")
+    own = {"requests_per_minute": 5000, "tokens_per_minute": 2_000_000, "concurrency": 400}
+    assert mine.endpoints["openai"] == replace(gpt4.endpoints["openai"], **own)
+    assert (mine.endpoints["east"].kind, mine.endpoints["east"].model) == ("azure", "my-deployment")
+    assert mine == replace(gpt4, endpoints=mine.endpoints), "all else is inherited"
 
 
 def test_a_local_teacher_needs_the_name_of_its_model() -> None:

@@ -13,19 +13,18 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from orca.errors import UserError
-from orca.mixture.query import QUERY_SCHEMA
-from orca.mixture.query_set import write_query_set
 from orca.teacher import Endpoint, Ledger, Prices, Teacher
 from orca.teacher.client import Client
-from orca.teacher.embedded import write_embedded
 from orca.teacher.request import Reply, Request
 from orca.traces import Trace, TraceSource
 from orca.training import Pretrained
+from orca.training.embedded import write_embedded
+
+from .conftest import write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "models/smollm2"
@@ -81,20 +80,12 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def write_queries(out: Path) -> Path:
-    rows = [
-        {
-            "id": f"cot.{n}",
-            "collection": "cot",
-            "task": "cot_test",
-            "system_message_id": 1 if n % 2 else 2,
-            "system_message": "" if n % 2 else "You are an AI assistant. Answer briefly.",
-            "query": query,
-            "targets": ["unknown"],
-        }
+    brief = "You are an AI assistant. Answer briefly."
+    requests = [
+        Request(f"cot.{n}", "" if n % 2 else brief, query, "cot", "cot_test", ("unknown",))
         for n, query in enumerate((*SHORT, LONG))
     ]
-    write_query_set(out, pa.Table.from_pylist(rows, QUERY_SCHEMA).to_batches(), {})
-    return out
+    return write_set(out, requests)
 
 
 def collect(base_url: str, model: str, queries: Path, out: Path) -> subprocess.CompletedProcess:

@@ -105,7 +105,7 @@ def test_what_was_cut_is_a_trace_only_where_it_is_kept(ledger: Ledger, tmp_path:
 def test_the_report_counts_what_the_ledger_holds(ledger: Ledger, tmp_path: Path) -> None:
     fill(ledger, range(10))
     fill(ledger, range(10, 12), "failed")
-    report = {**collection_report(ledger, "t"), "traces": 5}
+    report = collection_report(ledger, TEACHER, tmp_path / "flan" / "flan1m", traces=5)
     assert report["outcomes"] == {"finished": 10, "failed": 2}
     assert report["gates"] == {"odd": 5} and report["causes"] == {"e": 2}
     assert report["dollars"] == 6.0 and report["completion_tokens"] == 66

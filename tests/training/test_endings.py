@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from test_stage import FAST, ROOT, losses, train
 
 from orca.errors import UserError
@@ -95,6 +96,8 @@ def test_a_refused_new_run_leaves_the_old_one(tmp_path: Path) -> None:
     before = sorted(path.name for path in stage.rglob("*"))
     with pytest.raises(UserError, match="flex attention has no gradient on cpu"):
         train(tmp_path, *options, "overwrite=true", "attention=flex")
+    with pytest.raises(InstantiationException, match="keep=0"):  # Hydra's, of a callback's own
+        train(tmp_path, *options, "overwrite=true", "callbacks.checkpoints.keep=0")
     assert sorted(path.name for path in stage.rglob("*")) == before
     assert train(tmp_path, *options, "resume=auto") == results
     with pytest.raises(UserError, match="flex"):

@@ -3,6 +3,7 @@ a run that loses a rank, is told to stop or hangs says so and goes on where it w
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -95,6 +96,16 @@ def test_two_ranks_train_as_one_and_export_the_same_weights(runs: Path) -> None:
     assert_same_run(runs / "one/flan5m_chatgpt", runs / "two/flan5m_chatgpt")
 
 
+def test_two_ranks_answer_as_one(runs: Path) -> None:
+    """Every rank writes the same rows in step; before training the weights are exactly the same."""
+    answers = [
+        [row for row in map(json.loads, file.read_text().splitlines()) if row["step"] == 0]
+        for file in (runs / name / "flan5m_chatgpt/samples.jsonl" for name in ("one", "two"))
+    ]
+    assert answers[0] == answers[1] and all(row["response"] for row in answers[0])
+    assert len(answers[0]) == 2
+
+
 @pytest.mark.parametrize(
     ("strategy", "ranks"),
     [
@@ -179,8 +190,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ranks_with_unequal_work_at_the_end_train_as_one(unbroken: Path, tmp_path: Path) -> None:
     """The last global batch has fewer packs than ranks and micro-batches could take."""
-    import json
-
     card = json.loads((unbroken / "data_card.json").read_text())
     assert card["totals"]["packs"] % 4 in (1, 3), "the end is equal: nothing would be tested"
     one = train(tmp_path, "one", *LONG)

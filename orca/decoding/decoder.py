@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
+from orca.decoding.prefix_tree import Ids, PrefixTree
+from orca.decoding.row_cache import RowCache
 from orca.errors import UserError
-from orca.evaluation.prefix_tree import Ids, PrefixTree
-from orca.evaluation.row_cache import RowCache
 
 CPU_TREE_TOKENS = 512
 GPU_TREE_TOKENS = 2048
@@ -78,7 +79,8 @@ class Decoder:
         causal_lm: of `transformers`, with full attention, on its device.
         end_ids: tokens that end an answer.
         tokens_per_batch: tokens in the cache at most (a single row may have more). Where the
-            device's memory does not suffice, the number is halved and the rows begin again.
+            device's memory does not suffice, the number is halved and the rows begin again; of a
+            sharded model, whose ranks must call it in step, that is an error.
     """
 
     def __init__(self, causal_lm: Any, end_ids: set[int], tokens_per_batch: int) -> None:
@@ -87,6 +89,7 @@ class Decoder:
         self.tokens_per_batch = tokens_per_batch
         self.device = causal_lm.get_input_embeddings().weight.device
         self.tree_tokens = CPU_TREE_TOKENS if self.device.type == "cpu" else GPU_TREE_TOKENS
+        self.sharded = any(isinstance(module, FSDPModule) for module in causal_lm.modules())
         self._before: PrefixTree | None = None
 
     @torch.inference_mode()
@@ -107,6 +110,11 @@ class Decoder:
                     logits, written = self._step(active, cache), active
                 chosen = choose(logits, written, temperature)
             except torch.OutOfMemoryError:
+                if self.sharded:
+                    raise UserError(
+                        f"this rank's memory does not suffice for {self.tokens_per_batch:,} tokens "
+                        "of answers beside its part of the model: ask for fewer and shorter answers"
+                    ) from None
                 if self.tokens_per_batch <= 2 * ROOM:
                     raise UserError("the device's memory does not suffice for one answer") from None
                 self.tokens_per_batch //= 2

@@ -1,6 +1,6 @@
 """Write the embedded model as a directory for a server on your own machine.
 
-python -m orca.teacher.embedded models/smollm2
+python -m orca.training.embedded models/smollm2
 transformers serve models/smollm2
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orca.errors import UserError
-from orca.training import Pretrained
+from orca.training.pretrained import Pretrained
 
 
 def write_embedded(target: Path) -> None:

@@ -58,7 +58,7 @@ class RowCache(Cache):
         rows, places, longest = self._places
         found = []
         for store, new in ((self._keys, key_states), (self._values, value_states)):
-            store[layer_idx][rows, :, places] = new[:, :, 0]
+            store[layer_idx][rows, :, places] = new[:, :, 0].to(store[layer_idx].dtype)
             found.append(store[layer_idx][: self.num_rows, :, :longest])
         return found[0], found[1]
 
@@ -90,8 +90,8 @@ class RowCache(Cache):
         """
         layers: Any = tree.layers
         if not self._keys:
-            self._keys = [layer.keys[:0] for layer in layers]
-            self._values = [layer.values[:0] for layer in layers]
+            self._keys = [_empty(layer.keys) for layer in layers]
+            self._values = [_empty(layer.values) for layer in layers]
         first, last = self.num_rows, self.num_rows + len(paths)
         if capacity > self.capacity or last > len(self._keys[0]):
             self.reserve(capacity, rows)
@@ -112,3 +112,11 @@ class RowCache(Cache):
                 tensor[row, :, :length] = tensor[last, :, :length]
             self.lengths[row] = length
         self.lengths = self.lengths[:last]
+
+
+def _empty(states: torch.Tensor) -> torch.Tensor:
+    """No rows, in attention's precision: autocast casts what attention is given, while keys come in
+    float32 (they are turned by float32 angles) and would take twice the room."""
+    device = states.device.type
+    autocast = torch.is_autocast_enabled(device)
+    return states[:0].to(torch.get_autocast_dtype(device) if autocast else states.dtype)
