@@ -86,7 +86,7 @@ def test_many_different_values_are_drawn_in_blocks_of_bounded_size() -> None:
 
 @given(
     st.lists(
-        st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=30).map(np.array),
+        st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=30).map(np.array),
         min_size=1,
         max_size=4,
     ),
@@ -279,3 +279,17 @@ def test_the_ratio_of_totals_has_the_width_that_the_delta_method_gives() -> None
     assert found.value == ratio
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
     assert found.low < ratio < found.high
+
+
+def test_tasks_of_one_item_vary_as_all_items_do() -> None:
+    """23 tasks of one item are 23 items: the interval covers what it should, and has a width."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(150):
+        tasks = [rng.binomial(1, 0.4, 1).astype(float) for _ in range(23)]
+        found = macro_share(tasks)
+        assert 0 <= found.low < found.value < found.high <= 1
+        covered.append(found.low <= 0.4 <= found.high)
+    assert 0.88 < np.mean(covered) <= 1
+    change, _ = paired_difference([np.array([x]) for x in (1.0, 0.0, -1.0, 1.0, 0.0)])
+    assert change.low < change.value == pytest.approx(0.2) < change.high
