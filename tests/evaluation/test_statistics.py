@@ -292,4 +292,5 @@ def test_tasks_of_one_item_vary_as_all_items_do() -> None:
         covered.append(found.low <= 0.4 <= found.high)
     assert 0.88 < np.mean(covered) <= 1
     change, _ = paired_difference([np.array([x]) for x in (1.0, 0.0, -1.0, 1.0, 0.0)])
-    assert change.low < change.value == pytest.approx(0.2) < change.high
+    assert change.value == pytest.approx(0.2)
+    assert change.low < 0.2 < change.high
