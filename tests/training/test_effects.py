@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import compose_config
+from hydra.errors import InstantiationException
 from safetensors.torch import load_file
 from test_stage import FAST, train
 
@@ -203,7 +204,7 @@ def test_a_mistake_costs_neither_the_old_run_nor_the_name(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
         train(tmp_path, *wrong)
     results = train(tmp_path, *right)
-    with pytest.raises(UserError, match="epochs=0"):
+    with pytest.raises(InstantiationException, match="epochs=0 of the stage"):
         train(tmp_path, *right, "overwrite=true", "epochs=0")
     assert json.loads((tmp_path / "flan5m_chatgpt/results.json").read_text()) == results
 
