@@ -248,7 +248,9 @@ def test_a_wrong_option_is_named(options: list[str], words: str) -> None:
 
 def test_a_users_mistake_ends_with_one_sentence(tmp_path: Path) -> None:
     done = run(tmp_path, "base=no/such/model", "tuned=t", "out=o")
-    assert done.returncode == 2 and "base=no/such/model: neither" in done.stderr, done.stderr
+    assert done.returncode == 2 and "base=no/such/model: no such directory" in done.stderr, (
+        done.stderr
+    )
     assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 
