@@ -32,6 +32,7 @@ class MicroBatch:
         boundaries: int32 [n + 1], cumulative example lengths (flash attention's cu_seqlens).
         longest: length of the longest example.
         example_ids: ids of the n examples (none for an idle micro-batch).
+        group: of validation, what its examples have in common.
     """
 
     input_ids: torch.Tensor
@@ -40,6 +41,7 @@ class MicroBatch:
     boundaries: torch.Tensor
     longest: int
     example_ids: list[str] = field(default_factory=list)
+    group: str = ""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MicroBatch:
         moved = {

@@ -13,29 +13,17 @@ import lightning as L
 
 from orca.errors import UserError
 from orca.stream.audit import AuditFindings, audit_packs
-from orca.stream.batches import IGNORED, MicroBatch, StepBatch, StepLoader, collate
+from orca.stream.batches import StepBatch, StepLoader
 from orca.stream.card import DataCard
 from orca.stream.curriculum import Curriculum
-from orca.stream.encode import Encoder, Example
-from orca.stream.packing import Pack, best_fit_decreasing
+from orca.stream.encode import Encoder
+from orca.stream.packing import Pack
 from orca.stream.stream import PackStream, StreamPack, StreamState
+from orca.stream.validation import ValidationLoader, pack_by_group
 from orca.stream.windows import ON_BAD_ROW_HINT, HeldOut, query_hash
 from orca.traces import BAD, BadRow, Template, Trace, TraceSource
 
 AUDITED_PACKS = 32
-
-
-class ValidationLoader:
-    """Validation's micro-batches (a bare list would mean several loaders to Lightning)."""
-
-    def __init__(self, batches: list[MicroBatch]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return iter(self.batches)
 
 
 class TraceDataModule(L.LightningDataModule):
@@ -133,6 +121,7 @@ class TraceDataModule(L.LightningDataModule):
         self._last_step = 0.0
         self.card = DataCard(f"{name}, {part}", max_tokens, self.facts())
         self._held_out_traces: list[Trace] | None = None
+        self._held_out_packs: dict[str, list[Pack]] | None = None
         self._loader: StepLoader | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -187,18 +176,7 @@ class TraceDataModule(L.LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> ValidationLoader:
-        packs = self.held_out_packs()
-        if not packs:
-            return ValidationLoader([])
-        world_size, rank = self._ranks()
-        # Every rank runs as many forward passes as the others; repeats are not counted twice.
-        rounds = -(-len(packs) // world_size)
-        mine = [packs[(r * world_size + rank) % len(packs)] for r in range(rounds)]
-        batches = [collate([pack]) for pack in mine]
-        for r, batch in enumerate(batches):
-            if r * world_size + rank >= len(packs):
-                batch.labels.fill_(IGNORED)
-        return ValidationLoader(batches)
+        return ValidationLoader(self.held_out_packs(), *self._ranks())
 
     def _ranks(self) -> tuple[int, int]:
         """(number of ranks, this one); a data module without a Trainer is alone."""
@@ -246,19 +224,21 @@ class TraceDataModule(L.LightningDataModule):
             self.card.facts["validation traces"] = len(self._held_out_traces)
         return self._held_out_traces
 
-    def held_out_packs(self) -> list[Pack]:
-        """Validation traces as packs; those that are too long are counted on the card.
+    def held_out_packs(self) -> dict[str, list[Pack]]:
+        """Validation traces as packs, by group (see :mod:`orca.stream.validation`); those that are
+        too long are counted on the card.
 
         Raises:
             UserError: none of them fits.
         """
-        encoded = self.encoder.encode(self.held_out_traces())
-        examples = [one for one in encoded if isinstance(one, Example)]
-        if encoded and not examples:
-            raise UserError(f"no validation trace fits in data.max_tokens={self.max_tokens}")
-        self.card.facts["held-out traces too long"] = len(encoded) - len(examples)
-        bins = best_fit_decreasing([len(one.tokens) for one in examples], self.max_tokens)
-        return [Pack([examples[i] for i in indices]) for indices in bins]
+        if self._held_out_packs is None:
+            traces = self.held_out_traces()
+            packs, too_long = pack_by_group(self.encoder, traces, self.max_tokens)
+            if traces and not packs:
+                raise UserError(f"no validation trace fits in data.max_tokens={self.max_tokens}")
+            self.card.facts["held-out traces too long"] = too_long
+            self._held_out_packs = packs
+        return self._held_out_packs
 
     @cached_property
     def _held_out_queries(self) -> frozenset[bytes]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from tqdm.auto import tqdm
@@ -80,6 +82,8 @@ class Throughput(Callback):
     once there is a second. Nothing here synchronises the device: a step ends with its loss on the
     host. Another rank's wait for data shows here as time of the step.
 
+    ``throughput/peak_memory_gib`` is of this process since it began (:func:`peak_memory_gib`), and
+    ``data/response_tokens`` the mean number of target tokens of the step's examples.
     ``throughput/mfu`` is as :mod:`orca.training.flops` defines it. Where no peak is known for the
     device there is no such metric; what is missing is printed once.
     """
@@ -147,6 +151,8 @@ class Throughput(Callback):
             "throughput/fill": batch.num_tokens / (len(batch.packs) * datamodule.max_tokens),
             "data/tokens": float(totals["tokens"]),
             "data/target_tokens": float(totals["target_tokens"]),
+            "data/response_tokens": batch.num_targets / len(batch.example_ids),
+            "throughput/peak_memory_gib": peak_memory_gib(trainer.strategy.root_device),
         }
         if self._flops is not None and self._peak is not None:
             done = self._flops.of(tokens, targets, squares)
@@ -164,11 +170,20 @@ class _StepCost(NamedTuple):
     squares: int
 
 
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory so far: what PyTorch allocated on a GPU, else the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
+
+
 class HeldOutAnswers(Callback):
     """Answers held-out questions before and after training, and a few in between.
 
     The share of exact answers is logged as ``val/exact_answer`` where questions have gold
-    answers; every response goes to ``samples.jsonl`` and to a W&B table.
+    answers, the responses' mean length as ``samples/response_tokens``; every response goes to
+    ``samples.jsonl`` and to a W&B table.
 
     Args:
         questions: most questions answered before and after; 0 switches this off.
@@ -235,6 +250,9 @@ class HeldOutAnswers(Callback):
                 "system_message": trace.system_message,
                 "query": trace.query,
                 "response": response,
+                "response_tokens": len(
+                    pl_module.tokenizer(response, add_special_tokens=False)["input_ids"]
+                ),
                 "gold_answer": trace.gold_answer,
                 "exact": None
                 if trace.gold_answer is None
@@ -249,11 +267,14 @@ class HeldOutAnswers(Callback):
             return
         with self.file.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lengths = [row["response_tokens"] for row in rows]
+        metrics = {"samples/response_tokens": sum(lengths) / len(lengths)} if whole else {}
         scored = [row["exact"] for row in rows if row["exact"] is not None]
+        if scored and whole:
+            metrics["val/exact_answer"] = sum(scored) / len(scored)
         for logger in trainer.loggers:
-            if scored and whole:
-                share = sum(scored) / len(scored)
-                logger.log_metrics({"val/exact_answer": share}, max(trainer.global_step - 1, 0))
+            if metrics:
+                logger.log_metrics(metrics, max(trainer.global_step - 1, 0))
             if isinstance(logger, WandbLogger):
                 columns = list(rows[0])
                 table = [[row[name] for name in columns] for row in rows]

@@ -92,7 +92,7 @@ class ExplanationTuning(L.LightningModule):
         self.skipped = False  # the last step
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
-        self._validation = (0.0, 0)
+        self._validation: dict[str, torch.Tensor] = {}
 
     def configure_model(self) -> None:
         if hasattr(self, "student"):
@@ -234,19 +234,26 @@ class ExplanationTuning(L.LightningModule):
         return max(by_rows, by_steps) if self.trainer.max_steps > 0 else by_rows
 
     def on_validation_epoch_start(self) -> None:
-        self._validation = (0.0, 0)
+        packs = self.trainer.datamodule.held_out_packs()  # type: ignore[attr-defined]
+        self._validation = {group: torch.zeros(2, dtype=torch.float64) for group in packs}
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        total, count = self._validation
         targets = int((batch.labels != IGNORED).sum())
-        self._validation = (total + float(self.student(batch)), count + targets)
+        self._validation[batch.group] += torch.tensor(
+            [float(self.student(batch)), targets], dtype=torch.float64
+        )
 
     def on_validation_epoch_end(self) -> None:
-        sums = torch.tensor(self._validation, dtype=torch.float64)
+        """Log the loss per target token, of all validation traces and of each group."""
+        sums = torch.stack(list(self._validation.values()))
         if self.device.type != "mps":  # which has no float64
             sums = sums.to(self.device)
-        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").cpu()
+        total, count = sums.sum(dim=0).tolist()
         self.log("val/loss", total / max(count, 1), prog_bar=True)
+        if len(sums) > 1:
+            for group, (own, targets) in zip(self._validation, sums.tolist(), strict=True):
+                self.log(f"val/loss/{group}", own / max(targets, 1))
 
 
 def _no_export(*_: Any) -> None:

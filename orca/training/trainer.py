@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments import (
     LightningEnvironment,
     TorchElasticEnvironment,
 )
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,6 +43,7 @@ NOT_OURS = {
     "strategy": "strategy=…",
     "logger": "logger=…",
     "callbacks": "callbacks.…",
+    "enable_checkpointing": "callbacks.checkpoints=null",
     "plugins": "strategy=… or precision=…",
     "default_root_dir": "run=… and paths.runs=…",
     "accumulate_grad_batches": "data.global_batch=… and data.micro_batch=…",
@@ -96,6 +97,8 @@ def build_trainer(
         return L.Trainer(
             **options,
             **SET_BY_PROGRAM,
+            # Without one of ours Lightning would bring its own, which knows no such strategy.
+            enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
             strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
             logger=loggers,

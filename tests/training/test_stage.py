@@ -110,7 +110,7 @@ def test_the_exported_model_gives_the_trained_models_logits(tmp_path: Path) -> N
     datamodule = instantiate(config.data, _partial_=True)(
         part="chatgpt", epochs=1, tokenizer=tokenizer, template=template
     )
-    batch = collate(datamodule.held_out_packs()[:1])
+    batch = collate(next(iter(datamodule.held_out_packs().values()))[:1])
     trained = seen["module"].student.causal_lm.eval()
     trained.set_attn_implementation(implementation("documents"))
     start, end = batch.boundaries[:2].tolist()
@@ -275,3 +275,31 @@ def test_a_users_mistake_ends_with_one_sentence(
     last = done.stderr.strip().split("error: ")[-1]
     assert done.returncode == 2 and words in last, done.stderr[-1500:]
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_checkpoints_validates_and_knows_the_loss_by_group(tmp_path: Path) -> None:
+    """Lightning would save in validation by itself; every group's loss is logged, their mean by
+    targets is the held-out loss."""
+    train(
+        tmp_path,
+        *SHORT,
+        "callbacks.checkpoints=null",
+        "trainer.val_check_interval=2",
+        "data.held_out_examples=8",
+    )
+    stage = tmp_path / "flan5m_chatgpt"
+    assert not (stage / "checkpoints").exists() and not (stage / "best").exists()
+    rows = read_metrics(stage / "metrics.csv")
+    at_end = {name: value for step, name, value in rows if name.startswith("val/") and step == 3}
+    groups = {name: value for name, value in at_end.items() if name.startswith("val/loss/")}
+    first = (PACKAGE_DIR / "sample/data/held_out.jsonl").read_text().splitlines()[:8]
+    assert set(groups) == {f"val/loss/{json.loads(line)['task']}" for line in first}
+    assert len(groups) > 3
+    assert min(groups.values()) < at_end["val/loss"] < max(groups.values())
+    names = {name for _, name, _ in rows}
+    assert {"data/response_tokens", "throughput/peak_memory_gib"} <= names
+    assert "samples/response_tokens" in names
+    card = json.loads((stage / "data_card.json").read_text())
+    per_step = [value for _, name, value in rows if name == "data/response_tokens"]
+    mean = card["totals"]["target_tokens"] / card["totals"]["examples"]
+    assert len(per_step) == 4 and min(per_step) <= mean <= max(per_step)
