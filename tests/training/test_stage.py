@@ -18,7 +18,7 @@ from conftest import compose_config
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orca.config import CONF_DIR
+from orca.config import CONF_DIR, PACKAGE_DIR
 from orca.errors import UserError
 from orca.stream import IGNORED
 from orca.training import newest_checkpoint, read_metrics, train_stage, weights_hash
