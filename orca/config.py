@@ -34,6 +34,7 @@ from omegaconf.errors import (
 )
 
 from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
+from orca.traces import NUMBERED_MESSAGES
 
 GIVEN_BY_PROGRAM = ("directory", "name")
 """Arguments marked ``???`` that callbacks and loggers get from the program."""
@@ -83,6 +84,7 @@ def model_name(path: str) -> str:
 OmegaConf.register_new_resolver("orca_package", lambda: str(PACKAGE_DIR), replace=True)
 OmegaConf.register_new_resolver("orca_product", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("orca_model_name", model_name, replace=True)
+OmegaConf.register_new_resolver("orca_system_message", NUMBERED_MESSAGES.__getitem__, replace=True)
 OmegaConf.register_new_resolver("orca_job", sweep_job_name, replace=True)
 
 

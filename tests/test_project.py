@@ -66,7 +66,8 @@ def test_every_option_of_every_group_composes_and_instantiates(group: str, optio
     check_config(config, TRAIN_OPTIONS)
     if group == "stage":
         for stage in config.stages.values():
-            assert instantiate(stage).epochs == 1
+            passes = {"orca2_chatgpt": 3, "orca2_gpt4": 4}.get(stage._get_key(), 1)
+            assert instantiate(stage).epochs == passes
     elif group in ("model", "template", "optimizer", "scheduler", "curriculum"):
         assert instantiate(config[group]) is not None
     elif group == "model/adapter":

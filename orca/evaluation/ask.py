@@ -15,7 +15,7 @@ from orca.evaluation.extraction import first_capital, stated_label
 from orca.evaluation.item import NEVER_SHOWN, Item, Sample
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records
-from orca.traces.system_messages import SYSTEM_MESSAGES
+from orca.traces.system_messages import NUMBERED_MESSAGES
 
 TELL_EVERY = 10.0  # seconds
 Key = tuple[str, int, int]
@@ -88,15 +88,16 @@ def ask(
 
 
 def check_system_messages(numbers: Sequence[int]) -> list[int]:
-    """Numbers in Table 2; raises :class:`UserError` for others, or for one that is there twice."""
+    """Numbers of :data:`orca.traces.NUMBERED_MESSAGES`; raises :class:`UserError` for others, or
+    for one that is there twice."""
     if isinstance(numbers, (int, str)):
         raise UserError(f"system_message={numbers}: a list, as [1] or [1,5,2]")
     messages = list(numbers)
     if not messages or len(set(messages)) < len(messages):
         raise UserError(f"system_message={messages}: one or several different numbers")
     for number in messages:
-        if number not in SYSTEM_MESSAGES:
-            raise UserError(f"system_message={messages}: {number!r} is no number in Table 2 (1-16)")
+        if number not in NUMBERED_MESSAGES:
+            raise UserError(f"system_message={messages}: {number!r} must be 1 to 17")
     return messages
 
 
@@ -124,7 +125,7 @@ def _wanted(
 def _samples(engine: Engine, missing: dict[Key, Item], protocol: Protocol) -> Iterator[Sample]:
     keys = {_text(key): key for key in missing}
     prompts = [
-        Prompt(text, SYSTEM_MESSAGES[key[1]], missing[key].prompt, seed_of(key, protocol.seed))
+        Prompt(text, NUMBERED_MESSAGES[key[1]], missing[key].prompt, seed_of(key, protocol.seed))
         for text, key in keys.items()
     ]
     if not prompts:

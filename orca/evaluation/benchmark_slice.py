@@ -25,7 +25,7 @@ from orca.evaluation.model_engine import ModelEngine
 from orca.evaluation.protocol import Protocol
 from orca.evaluation.records import Records, fingerprint
 from orca.evaluation.scores import grade, score
-from orca.traces.system_messages import SYSTEM_MESSAGES
+from orca.traces.system_messages import NUMBERED_MESSAGES
 from orca.training import ExplanationTuning
 from orca.training.answers import ANSWER_TOKENS, ready_to_answer
 from orca.training.sharding import whole_root
@@ -47,7 +47,7 @@ class BenchmarkSlice(Callback):
         benchmarks: by name; with none, nothing is done.
         protocol: how they are asked.
         fraction: of the items of each task, at least one.
-        system_message: number in Table 2.
+        system_message: its number (:data:`orca.traces.NUMBERED_MESSAGES`).
         every_validation: false: before and after training alone.
 
     Raises:
@@ -129,7 +129,7 @@ class BenchmarkSlice(Callback):
             self._log(trainer, samples, time.monotonic() - start)
 
     def _check_room(self, engine: ModelEngine) -> None:
-        system = SYSTEM_MESSAGES[self.system_message]
+        system = NUMBERED_MESSAGES[self.system_message]
         for name, own in self.items.items():
             rooms = {item.id: engine.room(Prompt(item.id, system, item.prompt)) for item in own}
             full = [f"{key} ({engine.context - room:,})" for key, room in rooms.items()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from orca.stream.packing import Pack
 from orca.stream.stream import PackStream, StreamPack, StreamState
 from orca.stream.validation import ValidationLoader, pack_by_group
 from orca.stream.windows import ON_BAD_ROW_HINT, HeldOut, query_hash
-from orca.traces import BAD, BadRow, Template, Trace, TraceSource
+from orca.traces import BAD, BadRow, Files, Shown, Template, Trace, TraceSource
 
 AUDITED_PACKS = 32
 
@@ -33,10 +34,11 @@ class TraceDataModule(L.LightningDataModule):
         name: the data's name, for run directories and cards.
         path: directory (or URL) for relative file names.
         format: the reader's name, a key of ``orca.traces.READERS``.
-        parts: files by part, a pattern or a list of patterns each; a stage names the part that
-            it trains on (``chatgpt``, ``gpt4``), which is also the teacher where rows name none.
-        held_out: files of validation traces, or None to hold out ``held_out_fraction`` of the
-            queries (by a hash of the query's text) of the stage's own part.
+        parts: files by part (:data:`orca.traces.Files`); a stage names the part that it trains on
+            (``chatgpt``, ``gpt4``), which is also the teacher where rows name none.
+        held_out: files of validation traces, shown as the part's are, or None to hold out
+            ``held_out_fraction`` of the queries (by a hash of the query's text) of the stage's
+            own part.
         held_out_examples: most traces used for validation.
         system_message: what the student sees in place of the traces' own, in validation as well;
             None keeps theirs. Orca 2 (arXiv 2311.11045) calls it prompt erasing.
@@ -57,8 +59,8 @@ class TraceDataModule(L.LightningDataModule):
         name: str,
         path: str | None,
         format: str,
-        parts: Mapping[str, str | Sequence[str]],
-        held_out: str | Sequence[str] | None,
+        parts: Mapping[str, Files],
+        held_out: Files | None,
         held_out_fraction: float,
         held_out_examples: int,
         system_message: str | None,
@@ -98,15 +100,12 @@ class TraceDataModule(L.LightningDataModule):
         if held_out is not None and held_out_fraction:
             raise UserError("data.held_out and data.held_out_fraction exclude each other")
         self.name, self.part = name, part
-        source = functools.partial(
-            TraceSource,
-            format=format,
-            root=path,
-            teacher=part,
-            system_message=system_message,
-            answers_only=answers_only,
-        )
-        self.source, self.held_out = source(parts[part]), held_out and source(held_out)
+        source = functools.partial(TraceSource, root=path, teacher=part)
+        shown = Shown(format, system_message, answers_only)
+        self.source = source(parts[part], **asdict(shown))
+        # Validation traces look like those of the part, where these look alike.
+        shown = self.source.shown or shown
+        self.held_out = source(held_out, **asdict(shown)) if held_out else None
         self.held_out_fraction, self.held_out_examples = held_out_fraction, held_out_examples
         self.on_bad_row, self.curriculum = on_bad_row, curriculum
         self.max_tokens, self.window = max_tokens, window

@@ -1,9 +1,11 @@
 """What a trace is, and how files become traces and traces become text."""
 
 from orca.traces.formats import READERS, RowOrigin
-from orca.traces.source import BAD, TraceSource
+from orca.traces.source import BAD, Files, Shown, TraceSource
 from orca.traces.system_messages import (
     MULTIPLE_CHOICE_ONLY,
+    NUMBERED_MESSAGES,
+    ORCA2_MESSAGE,
     SYSTEM_MESSAGES,
     match_system_message,
 )
@@ -13,11 +15,15 @@ from orca.traces.trace import BadRow, Trace
 __all__ = [
     "BAD",
     "MULTIPLE_CHOICE_ONLY",
+    "NUMBERED_MESSAGES",
+    "ORCA2_MESSAGE",
     "READERS",
     "SYSTEM_MESSAGES",
     "BadRow",
+    "Files",
     "Rendered",
     "RowOrigin",
+    "Shown",
     "Template",
     "Trace",
     "TraceSource",

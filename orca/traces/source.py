@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,23 +22,73 @@ BAD = object()
 """Stands for the values of a row that is no trace."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How rows of files become the traces that a student sees.
+
+    Args:
+        format: the reader's name, a key of ``orca.traces.READERS``.
+        system_message: in place of the traces' own; None keeps theirs, "" leaves them out.
+        answers_only: responses are the gold answers in a sentence, without an explanation.
+    """
+
+    format: str
+    system_message: str | None = None
+    answers_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in READERS:
+            known = ", ".join(READERS)
+            raise UserError(f"data.format={self.format!r} is unknown. Known: {known}")
+
+    def trace(self, row: Any, origin: RowOrigin) -> Trace:
+        """The row as a trace; raises :class:`BadRow` when it is none."""
+        trace = READERS[self.format](row, origin)
+        if self.system_message is not None:
+            trace = dataclasses.replace(trace, system_message=self.system_message)
+        if self.answers_only:
+            if trace.gold_answer is None:
+                raise BadRow("no_gold_answer", "answers_only=true needs a field 'gold_answer'")
+            trace = dataclasses.replace(trace, response=f"The answer is {trace.gold_answer}.")
+        return trace
+
+
+Files = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+"""A pattern (path, glob, URL, hub id: see :func:`open_rows`), or a mapping ``{files: pattern(s)}``
+with options of :class:`Shown` for them alone, or a list of these."""
+
+
+@dataclass
+class _FileSet:
+    """Patterns, and how the rows of their files are shown."""
+
+    patterns: list[str]
+    shown: Shown
+    _rows: list[Rows] = field(default_factory=list)
+
+    def rows_in(self, root: str | None) -> list[Rows]:
+        """The files, opened once."""
+        if not self._rows:
+            self._rows = [rows for pattern in self.patterns for rows in open_rows(pattern, root)]
+        return self._rows
+
+
 class TraceSource:
     """Traces 0 … n-1 of the files that ``files`` names, in the order of the names.
 
     Nothing is opened before it is needed.
 
     Args:
-        files: one pattern or a list: paths, globs, URLs, hub ids (see :func:`open_rows`).
-        format: the reader's name, a key of ``orca.traces.READERS``.
+        files: see :data:`Files`.
+        format, system_message, answers_only: of :class:`Shown`, for files that have none of
+            their own.
         root: directory for relative paths.
         teacher, sub_collection, task: used where the rows do not say.
-        system_message: in place of the traces' own; None keeps theirs, "" leaves them out.
-        answers_only: responses are the gold answers in a sentence, without an explanation.
     """
 
     def __init__(
         self,
-        files: str | Sequence[str],
+        files: Files,
         format: str,
         root: str | None = None,
         teacher: str = "",
@@ -45,48 +97,42 @@ class TraceSource:
         system_message: str | None = None,
         answers_only: bool = False,
     ) -> None:
-        if format not in READERS:
-            raise UserError(f"data.format={format!r} is unknown. Known: {', '.join(READERS)}")
-        self.patterns = [files] if isinstance(files, str) else list(files)
-        self.format = format
         self.root = root
         self.teacher = teacher
         self.sub_collection = sub_collection
         self.task = task
-        self.system_message = system_message
-        self.answers_only = answers_only
+        default = Shown(format, system_message, answers_only)
+        given = [files] if isinstance(files, str | Mapping) else list(files)
+        self.sets = [_file_set(one, default) for one in given]
+
+    @property
+    def shown(self) -> Shown | None:
+        """How all the files are shown; None where they differ."""
+        ways = {one.shown for one in self.sets}
+        return ways.pop() if len(ways) == 1 else None
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
     def __getitem__(self, number: int) -> Trace:
         """Trace ``number``; raises :class:`BadRow` when the row is not a trace."""
-        rows, row_number = self._place(number)
+        rows, shown, row_number = self._place(number)
         origin = RowOrigin(
             id=f"{_stem(rows.name)}:{rows.row_number(row_number)}",
             teacher=self.teacher,
             sub_collection=self.sub_collection,
             task=self.task or _stem(rows.name),
         )
-        return self._shown(READERS[self.format](rows[row_number], origin))
-
-    def _shown(self, trace: Trace) -> Trace:
-        if self.system_message is not None:
-            trace = dataclasses.replace(trace, system_message=self.system_message)
-        if self.answers_only:
-            if trace.gold_answer is None:
-                raise BadRow("no_gold_answer", "data.answers_only=true needs a field 'gold_answer'")
-            trace = dataclasses.replace(trace, response=f"The answer is {trace.gold_answer}.")
-        return trace
+        return shown.trace(rows[row_number], origin)
 
     def locate(self, number: int) -> str:
         """File and 1-based row of trace ``number``, for messages."""
-        rows, row_number = self._place(number)
+        rows, _, row_number = self._place(number)
         return f"{rows.name}, row {rows.row_number(row_number)}"
 
     def sizes(self) -> np.ndarray:
         """Bytes of text of every row, int64 [len(self)]."""
-        return np.concatenate([rows.sizes() for rows in self._rows])
+        return np.concatenate([rows.sizes() for rows, _ in self._rows])
 
     def values(self, field: str) -> list[object]:
         """``field`` of every trace (a full pass); :data:`BAD` where the row is no trace."""
@@ -101,30 +147,45 @@ class TraceSource:
     @cached_property
     def fingerprint(self) -> str:
         """Depends on what is read, its order and the reader; not on where the files lie."""
-        digest = hashlib.sha256(self.format.encode())
-        if self.system_message is not None or self.answers_only:
-            digest.update(repr((self.system_message, self.answers_only)).encode())
-        for rows in self._rows:
-            digest.update(rows.fingerprint().encode())
+        digest = hashlib.sha256()
+        for one in self.sets:
+            digest.update(repr(one.shown).encode())
+            for rows in one.rows_in(self.root):
+                digest.update(rows.fingerprint().encode())
         return digest.hexdigest()[:16]
 
     @cached_property
-    def _rows(self) -> list[Rows]:
-        rows = [one for pattern in self.patterns for one in open_rows(pattern, self.root)]
-        if not sum(map(len, rows)):
-            raise UserError(f"no rows in {', '.join(one.name for one in rows)}")
+    def _rows(self) -> list[tuple[Rows, Shown]]:
+        rows = [(rows, one.shown) for one in self.sets for rows in one.rows_in(self.root)]
+        if not sum(len(own) for own, _ in rows):
+            raise UserError(f"no rows in {', '.join(own.name for own, _ in rows)}")
         return rows
 
     @cached_property
     def _first(self) -> np.ndarray:
         """Number of the first row of every file, then the total."""
-        return np.cumsum([0, *map(len, self._rows)])
+        return np.cumsum([0, *(len(rows) for rows, _ in self._rows)])
 
-    def _place(self, number: int) -> tuple[Rows, int]:
+    def _place(self, number: int) -> tuple[Rows, Shown, int]:
         if not 0 <= number < len(self):
             raise IndexError(number)
         file = int(np.searchsorted(self._first, number, side="right")) - 1
-        return self._rows[file], int(number - self._first[file])
+        return *self._rows[file], int(number - self._first[file])
+
+
+def _file_set(given: str | Mapping[str, Any], default: Shown) -> _FileSet:
+    """Of one entry of :data:`Files`."""
+    if isinstance(given, str):
+        return _FileSet([given], default)
+    own = {str(key): value for key, value in given.items()}
+    patterns = own.pop("files", None)
+    known = [one.name for one in dataclasses.fields(Shown)]
+    if patterns is None or not set(own) <= set(known):
+        raise UserError(
+            f"data.parts: {dict(given)} must have files and may have {', '.join(known)}"
+        )
+    patterns = [patterns] if isinstance(patterns, str) else [str(one) for one in patterns]
+    return _FileSet(patterns, dataclasses.replace(default, **own))
 
 
 def _stem(name: str) -> str:

@@ -79,6 +79,20 @@ SYSTEM_MESSAGES: dict[int, str] = {
 }
 """System message by its number in Table 2; number 1 is the empty message."""
 
+ORCA2_MESSAGE = 17
+"""Number of Orca 2's generic message."""
+
+NUMBERED_MESSAGES: dict[int, str] = {
+    **SYSTEM_MESSAGES,
+    ORCA2_MESSAGE: (
+        "You are Orca, an AI language model created by Microsoft. You are a cautious assistant. "
+        "You carefully follow instructions. You are helpful and harmless and you follow ethical "
+        "guidelines and promote positive behavior."
+    ),
+}
+"""What a student can be asked with: Table 2's messages, and as number 17 the one that Orca 2
+(arXiv 2311.11045) trains and asks its student with."""
+
 MULTIPLE_CHOICE_ONLY = frozenset({8, 10})
 """Messages that the paper samples for multiple-choice questions alone (section 3.1.1)."""
 

@@ -79,7 +79,7 @@ def test_every_option_of_the_groups_composes_into_the_program(group: str, option
         ("fraction=2", "fraction=2: a number above 0"),
         ("fraction=10%", "fraction=10%: a number above 0"),
         ("system_message=1", "system_message=1: a list"),
-        ("system_message=[99]", "is no number in Table 2"),
+        ("system_message=[99]", "must be 1 to 17"),
         ("protocol.draws=2", "every draw would be the same"),
         ("compare=/nowhere/run", "compare=/nowhere/run: a list"),
         ("compare=[/nowhere/run]", "/nowhere/run is no run of evaluate.py"),
