@@ -65,8 +65,8 @@ def test_every_option_of_every_group_composes_and_instantiates(group: str, optio
     config = compose_config(f"{group}={option}", *NEEDED.get((group, option), []))
     check_config(config, TRAIN_OPTIONS)
     if group == "stage":
-        for stage in config.stages.values():
-            passes = {"orca2_chatgpt": 3, "orca2_gpt4": 4}.get(stage._get_key(), 1)
+        for name, stage in config.stages.items():
+            passes = {"orca2_chatgpt": 3, "orca2_gpt4": 4}.get(name, 1)
             assert instantiate(stage).epochs == passes
     elif group in ("model", "template", "optimizer", "scheduler", "curriculum"):
         assert instantiate(config[group]) is not None

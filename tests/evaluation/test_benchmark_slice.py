@@ -201,7 +201,7 @@ def test_every_protocol_asks_for_short_answers(name: str) -> None:
 def test_it_is_off_and_greedy_by_default() -> None:
     assert not built().benchmarks and built().protocol.name == "greedy"
     with pytest.raises(UserError, match="must be 1 to 17"):
-        built("callbacks.benchmarks.system_message=17")
+        built("callbacks.benchmarks.system_message=18")
 
 
 def test_log_likelihoods_are_asked_too(data: Path, tmp_path: Path) -> None:
