@@ -28,9 +28,9 @@ the constructors that get the options; after a change, `python -m orca.reference
 
 A **key** is set by `key=value`, a **group** by the name of one of its files (`model=tiny`), an
 option of a group by its path (`model.lr=1e-4`). `+key=value` adds an option that no file has,
-`~key` leaves a member out, `python train.py --help` prints what is in force, and a mistyped option fails
-with the nearest that exists. A default of `???` is none: the option must be given. `${…}` takes the
-value of another option. Where files of a group differ, their names stand behind the default.
+`~key` leaves a member out, `python train.py --help` prints what is in force, and a mistyped option
+fails with the nearest that exists. A default of `???` is none: the option must be given. `${…}`
+takes the value of another option. Where files differ, their names stand behind the default.
 """
 
 
