@@ -143,6 +143,8 @@ class Contamination:
 
     Args:
         root: directory with the folders of the benchmarks (:func:`read_items`).
+        min_words: an item of fewer words never counts.
+        boilerplate: a sequence that so many items of one task have is no evidence.
 
     Raises:
         UserError: as :func:`benchmark_files`; at the first ``find`` as :func:`read_items`.

@@ -73,6 +73,10 @@ class NearDuplicates:
     About 60 microseconds and 2.2 KB for a query of 1,000 characters that is not found, on one
     core: 5 minutes and 11 GB for 5 million.
 
+    Args:
+        ngram: words of a shingle.
+        num_perm: places of a signature, a multiple of 16.
+
     Raises:
         UserError: the threshold is not between 0 and 1, or ``num_perm`` is no multiple of 16.
     """

@@ -97,6 +97,9 @@ class Lengths:
     Lengths are in characters, without white space at the ends; limits are inclusive and None is
     no limit. A query with several targets is as long as its longest.
 
+    Args:
+        min_characters: a shorter query is found.
+
     Raises:
         UserError: the minimum is above the maximum.
     """

@@ -45,7 +45,11 @@ class TakeAll:
 
 
 class Stratified:
-    """``per_task`` of every task, all of a smaller one: the paper's rule for NiV2."""
+    """``per_task`` of every task, all of a smaller one: the paper's rule for NiV2.
+
+    Args:
+        per_task: most queries of a task.
+    """
 
     queries: int | None = None
 
@@ -57,7 +61,11 @@ class Stratified:
 
 
 class UniformOverQueries:
-    """``queries`` drawn uniformly from all candidates, so that a task gives as its size is."""
+    """``queries`` drawn uniformly from all candidates, so that a task gives as its size is.
+
+    Args:
+        queries: how many; the whole pool when it is smaller.
+    """
 
     def __init__(self, queries: int) -> None:
         self.wanted = check_number("UniformOverQueries.queries", queries)
