@@ -43,6 +43,18 @@ def is_rank() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or tasks > 1
 
 
+def _check_launcher() -> None:
+    """Another launcher's ranks would each take themselves for the only one."""
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        size = os.environ.get(name, "1")
+        if size != "1" and not is_rank():
+            raise UserError(
+                f"{name}={size} says that this process is one of several ranks, but neither "
+                "torchrun nor srun has started it: start train.py by one of these, or by itself "
+                f"with trainer.devices=N and without {name}"
+            )
+
+
 def is_restarted() -> bool:
     """Whether torchrun has started this rank again after a failure (``--max-restarts``)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -52,8 +64,9 @@ def needs_ranks(config: DictConfig) -> bool:
     """Whether this process must start ranks before it can train.
 
     Raises:
-        UserError: several devices with a strategy for one.
+        UserError: several devices with a strategy for one, or a launcher that is not known here.
     """
+    _check_launcher()
     wanted, here = config.trainer.accelerator, torch.cuda.device_count()
     number = config.trainer.devices
     if isinstance(number, ListConfig) and len(number) > 1:
