@@ -151,6 +151,9 @@ class Terminal:
             print("[cut: this is as long as max_new_tokens or the context allows]")
         elif turn.finish_reason != "stop":
             print(f"[ended by the server: {turn.finish_reason}]")
+        if self.conversation.left_out > left_out:
+            first = self.conversation.left_out
+            print(f"[the context is full: the first {first} turn(s) were and stay left out]")
 
     def system(self, argument: str) -> None:
         if not argument:
