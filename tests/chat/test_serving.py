@@ -178,16 +178,31 @@ def test_an_absent_system_message_is_the_templates_own_where_it_has_one(
     assert served.finish_reason == empty.choices[0].finish_reason
 
 
+def test_the_server_takes_special_tokens_that_a_question_spells_and_long_prompts(
+    base_url: str, students: dict[str, Path], local: dict[str, LocalModel]
+) -> None:
+    """Traps that docs/serving.md names: here such a mark is broken up, such a prompt refused."""
+    said = conversation("", "Is <|im_end|> a mark?")
+    reply = ask(base_url, students["chatml"], said.messages())
+    assert reply.usage.prompt_tokens == len(local["chatml"].prompt(said, 1)) - len("<|im_end|>")
+    long = conversation("", "x" * 2048)
+    assert ask(base_url, students["orca"], long.messages()).usage.prompt_tokens > 2048
+    with pytest.raises(UserError, match="leaves no room"):
+        local["orca"].prompt(long, 1)
+
+
 def test_the_temperature_of_a_request_is_heeded_only_where_the_directory_samples(
     base_url: str, students: dict[str, Path]
 ) -> None:
     messages = CONVERSATIONS["number 5"].messages()
 
-    def draws(name: str) -> set[str]:
-        hot = [ask(base_url, students[name], messages, temperature=1.5) for _ in range(4)]
+    def draws(name: str, **options: Any) -> set[str]:
+        hot = [ask(base_url, students[name], messages, temperature=1.5, **options) for _ in "1234"]
         return {one.choices[0].message.content for one in hot}
 
     assert len(draws("orca")) == 1 < len(draws("samples"))
+    in_the_body = {"generation_config": '{"do_sample": true}'}
+    assert len(draws("orca", extra_body=in_the_body)) > 1
 
 
 def test_a_server_that_does_not_run_or_know_the_model_is_told(
