@@ -13,7 +13,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,31 @@ def sweep_job_name(number: Any) -> str:
     job = parser.parse_overrides(list(HydraConfig.get().overrides.task))
     parts = [f"{o.key_or_group}={o.get_value_string()}" for o in job if o.key_or_group in swept]
     return ",".join(parts).replace("/", "_") or str(number)
+
+
+def to_the_letter(arguments: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    """Command-line arguments with the values of some options quoted.
+
+    Hydra would read the commas of a text or of a sweep's directory as a sweep, and take what
+    ``model=`` names for a file in ``conf/model``. A value that is in quotes already stays so.
+
+    Args:
+        names: of the options, as they are typed → as the configuration has them.
+    """
+    quoted = []
+    for argument in arguments:
+        name, given, value = argument.partition("=")
+        if given and name in names:
+            if value[:1] not in ("'", '"'):
+                # Backslashes are literal in Hydra's quotes, but for those before a quote.
+                value = "'" + re.sub(r"(\\*)('|$)", _escaped, value) + "'"
+            argument = f"{names[name]}={value}"
+        quoted.append(argument)
+    return quoted
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[1] * 2 + (r"\'" if found[2] else "")
 
 
 def model_name(path: str) -> str:

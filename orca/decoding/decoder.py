@@ -133,6 +133,26 @@ class Decoder:
                     active.pop()
                     yield row
 
+    @torch.inference_mode()
+    def stream(self, row: Row, temperature: float) -> Iterator[int]:
+        """Writes one row's answer and gives each token as soon as it is chosen, an end token too.
+
+        What the prompt shares with that of the row before is not read again.
+        """
+        active: list[Row] = []
+        cache = RowCache()
+        logits = self._admit(active, deque([row]), cache, 1)
+        while True:
+            token = choose(logits, active, temperature)[0]
+            row.ids.append(token)
+            row.ended = token in self.end_ids
+            yield token
+            if row.ended or len(row.new_ids) == row.limit:
+                row.seconds = time.monotonic() - row.started
+                return
+            self._make_room(active, deque(), cache)
+            logits = self._step(active, cache)
+
     def _room(self, active: list[Row], waiting: deque[Row]) -> int:
         """How many of the waiting rows may come now: none, or a good part of a batch."""
         if not waiting:

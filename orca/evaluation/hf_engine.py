@@ -15,6 +15,9 @@ from orca.evaluation.model_engine import ModelEngine
 from orca.traces import Template, begins_with_bos
 from orca.training import Pretrained, weights_hash
 
+OTHERWISE = "take engine=vllm, if vLLM knows it"
+"""What to do with a model whose attention is not full."""
+
 
 class HFEngine(ModelEngine):
     """Finds a model, loads it and answers with it.
@@ -56,10 +59,7 @@ class HFEngine(ModelEngine):
         set_template(tokenizer, template, model)
         causal_lm = load(pretrained, getattr(torch, dtype), device)
         super().__init__(
-            causal_lm,
-            tokenizer,
-            tokens_per_batch or tokens_that_fit(causal_lm),
-            "take engine=vllm, if vLLM knows it",
+            causal_lm, tokenizer, tokens_per_batch or tokens_that_fit(causal_lm), OTHERWISE
         )
 
     def describe(self) -> dict[str, Any]:
@@ -82,31 +82,40 @@ def find_model(name: str) -> Pretrained:
     return Pretrained(name=name, path=path, lr=0.0, revision=revision)
 
 
-def load(pretrained: Pretrained, dtype: torch.dtype, device: str) -> Any:
-    """The model on its device, from safetensors."""
+def load(
+    pretrained: Pretrained, dtype: torch.dtype, device: str, otherwise: str = OTHERWISE
+) -> Any:
+    """The model on its device, from safetensors.
+
+    Args:
+        otherwise: what to do with a model that has attention of its own, for the error.
+    """
     try:
         causal_lm = pretrained.model(dtype=dtype, device_map=device, attn_implementation="sdpa")
     except UserError:
         raise
     except ValueError as error:  # of architectures that have their own attention
-        raise UserError(
-            f"model={pretrained.name}: {error} Take engine=vllm, if vLLM knows it"
-        ) from None
+        way_out = otherwise[0].upper() + otherwise[1:]
+        raise UserError(f"model={pretrained.name}: {error} {way_out}") from None
     return causal_lm.eval()
 
 
-def set_template(tokenizer: Any, template: Template | None, model: str) -> None:
-    """Make sure that the tokenizer renders messages."""
+def set_template(
+    tokenizer: Any,
+    template: Template | None,
+    model: str,
+    option: str = "template@engine.template",
+) -> None:
+    """Make sure that the tokenizer renders messages; ``option`` is that of the template."""
     if template is not None:
         missing = set(template.special_tokens) - set(tokenizer.get_vocab())
         if missing:
             raise UserError(
                 f"model={model} does not know {', '.join(sorted(missing))} of the template "
-                f"{template.name}; template@engine.template=orca needs no tokens of its own"
+                f"{template.name}; {option}=orca needs no tokens of its own"
             )
         tokenizer.chat_template = template.jinja(begins_with_bos(tokenizer))
     elif not tokenizer.chat_template:
         raise UserError(
-            f"model={model} has no chat template: say how to ask it, for example with "
-            "template@engine.template=orca"
+            f"model={model} has no chat template: say how to ask it, for example with {option}=orca"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -67,8 +67,15 @@ class ModelEngine:
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model continues."""
-        messages = prompt.messages()
-        if not prompt.system_message and self.own_system_message:
+        return self.render_messages(prompt.messages())
+
+    def render_messages(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text of a conversation, to its next answer.
+
+        Args:
+            messages: role and content of each; without a system message, the empty one is meant.
+        """
+        if messages[0]["role"] != "system" and self.own_system_message:
             messages = [{"role": "system", "content": ""}, *messages]
         special = self.tokenizer.all_special_tokens
         return self._templated(

@@ -218,7 +218,7 @@ def next_command(config: DictConfig) -> str:
             if option.split("=")[0] not in ("stage", "resume", "overwrite")
         ]
         return f"next: {' '.join(['python train.py stage=flan1m_gpt4', *given])}"
-    directory = Path(config.paths.run_dir) / str(list(config.stages)[-1])
-    samples = directory / "samples.jsonl"
-    look = f"look at {samples}, or " if samples.exists() else ""
-    return f"next: {look}load {directory / 'hf'} with transformers"
+    model = Path(config.paths.run_dir) / str(list(config.stages)[-1]) / "hf"
+    if model.is_relative_to(Path.cwd()):
+        model = model.relative_to(Path.cwd())
+    return f"next: python -m orca.chat {shlex.quote(f'model={model}')}"

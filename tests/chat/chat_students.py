@@ -1,0 +1,43 @@
+"""Students to chat with: random weights, a byte tokenizer, a training template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orca.traces import Template
+from orca.training import Pretrained, byte_tokenizer
+
+
+def write_student(
+    directory: Path,
+    template: Template,
+    context: int = 2048,
+    samples: bool = False,
+    ends: bool = True,
+) -> Path:
+    """A random model as a stage leaves it in hf/, whose answers vary.
+
+    Args:
+        samples: what ``generation_config.json`` says of ``do_sample``.
+        ends: many tokens end an answer; else hardly any answer ends before its limit.
+    """
+    tokenizer = byte_tokenizer()
+    template.prepare(tokenizer)
+    architecture = {
+        "model_type": "llama",
+        "vocab_size": 264,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": context,
+        "initializer_range": 0.25,
+    }
+    model = Pretrained("tiny", "random", 0.0, architecture=architecture).model(seed=1)
+    ends_at = [tokenizer.eos_token_id, *range(70, 76)] if ends else [tokenizer.eos_token_id]
+    model.generation_config.eos_token_id = ends_at
+    model.generation_config.do_sample = samples
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
