@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orca.errors import UserError
-from orca.traces import SYSTEM_MESSAGES, match_system_message
+from orca.traces import NUMBERED_MESSAGES, match_system_message
 
-IDS = f"{min(SYSTEM_MESSAGES)} to {max(SYSTEM_MESSAGES)}"
+IDS = f"{min(NUMBERED_MESSAGES)} to {max(NUMBERED_MESSAGES)}"
 
 
 @dataclass
@@ -84,22 +84,22 @@ class Conversation:
 
 
 def read_system_message(given: str) -> str:
-    """The system message that a number of Table 2, ``none`` or a text stands for.
+    """The system message that a number, ``none`` or a text stands for.
 
     Raises:
-        UserError: a number that Table 2 does not have.
+        UserError: a number that :data:`orca.traces.NUMBERED_MESSAGES` does not have.
     """
     given = given.strip()
     if given.lower() in ("none", "null", ""):
         return ""
     if given.lstrip("+-").isdigit():
-        if int(given) not in SYSTEM_MESSAGES:
-            raise UserError(f"system message {given}: Table 2 of the paper has numbers {IDS}")
-        return SYSTEM_MESSAGES[int(given)]
+        if int(given) not in NUMBERED_MESSAGES:
+            raise UserError(f"system message {given}: there are numbers {IDS}")
+        return NUMBERED_MESSAGES[int(given)]
     return given
 
 
 def message_number(text: str) -> str:
-    """A system message as it is told: its number in Table 2, or ``your own``."""
+    """A system message as it is told: its number, or ``your own``."""
     number = match_system_message(text)
     return "your own" if number is None else str(number)

@@ -11,7 +11,7 @@ from orca.chat.conversation import IDS, Conversation, Turn, message_number, read
 from orca.chat.model import Model
 from orca.errors import UserError
 from orca.paths import cache_dir
-from orca.traces import SYSTEM_MESSAGES
+from orca.traces import NUMBERED_MESSAGES
 
 HELP = f"""\
 /system          list the paper's system messages
@@ -157,7 +157,7 @@ class Terminal:
 
     def system(self, argument: str) -> None:
         if not argument:
-            for number, text in SYSTEM_MESSAGES.items():
+            for number, text in NUMBERED_MESSAGES.items():
                 print(f"{number:>2}  {text or '(empty)'}")
             return
         word, _, text = argument.partition(" ")

@@ -98,7 +98,7 @@ MULTIPLE_CHOICE_ONLY = frozenset({8, 10})
 
 
 def match_system_message(text: str) -> int | None:
-    """The Table 2 number of ``text``, or None when it is none of the 16 messages.
+    """The number of ``text`` in :data:`NUMBERED_MESSAGES`, or None when it is none of them.
 
     Tolerates the variants seen in public copies: apostrophes, case, white space, hyphens
     (``step-bystep``, ``step-by- step``), spaces around ``#`` and a missing final full stop.
@@ -114,4 +114,4 @@ def _normal_form(text: str) -> str:
 
 @cache
 def _by_normal_form() -> dict[str, int]:
-    return {_normal_form(message): number for number, message in SYSTEM_MESSAGES.items()}
+    return {_normal_form(message): number for number, message in NUMBERED_MESSAGES.items()}

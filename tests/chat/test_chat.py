@@ -136,7 +136,7 @@ def test_a_saved_exchange_is_a_trace_that_training_reads(chat: Any, tmp_path: Pa
     ("line", "told"),
     [
         ("/sistem 5", "no command /sistem"),
-        ("/system 17", "numbers 1 to 16"),
+        ("/system 18", "numbers 1 to 17"),
         ("/system You are", "text followed by your own"),
         ("/raw", "nothing has been asked"),
         ("/retry", "nothing has been asked"),
@@ -269,8 +269,8 @@ def test_a_system_message_is_a_number_nothing_or_a_text() -> None:
     assert [read_system_message(g) for g in ("5", "none", "Be brief.")] == [
         SYSTEM_MESSAGES[5], "", "Be brief.",
     ]  # fmt: skip
-    for wrong in ("0", "17", "-1"):
-        with pytest.raises(UserError, match="numbers 1 to 16"):
+    for wrong in ("0", "18", "-1"):
+        with pytest.raises(UserError, match="numbers 1 to 17"):
             read_system_message(wrong)
 
 
