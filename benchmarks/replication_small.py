@@ -40,7 +40,8 @@ QUESTIONS = {
 LAST_STAGE = {
     "stage2_only": "flan1m_gpt4_only",
     **dict.fromkeys(
-        ("stage1_only", "mixed", "answers", "cot_rationales", "cot_answers"), "flan5m_chatgpt"
+        ("stage1_only", "mixed", "mixed_few", "answers", "cot_rationales", "cot_answers"),
+        "flan5m_chatgpt",
     ),
 }
 """Of the arms that end in another stage than progressive learning."""
@@ -50,6 +51,7 @@ CLAIMS = (
     ("progressive", "stage1_only", "Two stages beat stage 1 alone at equal target tokens"),
     ("progressive", "mixed", "The order of the stages matters: two stages beat one shuffle"),
     ("mixed", "answers", "Explanations beat answers at as many tokens read"),
+    ("mixed_few", "answers", "Explanations beat answers at as many target tokens"),
     ("cot_rationales", "cot_answers", "Human rationales beat answers, the same queries"),
     ("progressive", "no_system_message", "System messages help"),
     ("progressive", "by_length", "Shuffling beats short to long"),
