@@ -19,7 +19,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from orca.config import check_config, run_program
+from orca.config import check_config, run_program, to_the_letter
 from orca.errors import UserError
 from orca.evaluation import (
     Benchmark,
@@ -136,6 +136,9 @@ def _facts(engine: Engine, protocol: Protocol, items: dict[str, list[Item]]) -> 
 if __name__ == "__main__":
     # conf/model is a group of train.py, and Hydra would look there for what model= names.
     sys.argv[1:] = [re.sub("^model=", "model_path=", argument) for argument in sys.argv[1:]]
+    if not {"-m", "--multirun"} & set(sys.argv):  # directories of sweeps have commas
+        names = ("model_path", "name", "out")
+        sys.argv[1:] = to_the_letter(sys.argv[1:], {name: name for name in names})
     shown = {"--help", "--hydra-help", "--info", "-h", "-i"}
     if not shown & set(sys.argv) and not any(a.startswith("model_path=") for a in sys.argv):
         print(

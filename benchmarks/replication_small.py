@@ -83,7 +83,7 @@ def ask() -> None:
                 continue
             print(f"{name}: {kind}", flush=True)
             command = [sys.executable, str(ROOT / "evaluate.py"), f"name={name!r}"]
-            command += [f"model={model or 'smollm2_135m'}", f"out={str(out)!r}", *options]
+            command += [f"model={str(model or 'smollm2_135m')!r}", f"out={str(out)!r}", *options]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

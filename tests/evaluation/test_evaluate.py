@@ -88,6 +88,7 @@ def test_every_option_of_the_groups_composes_into_the_program(group: str, option
         ("protokol=orca", "protokol"),
         ("benchmark=[agievl]", "there is no benchmark=agievl. Did you mean agieval?"),
         ("model=/nowhere/model", "/nowhere/model"),
+        ("model=/nowhere/arm=a,seed=1/hf", "/nowhere/arm=a,seed=1/hf"),
     ],
 )
 def test_an_option_that_cannot_be_is_a_sentence(
