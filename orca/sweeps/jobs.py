@@ -161,7 +161,8 @@ def _wait(process: subprocess.Popen[bytes], urgency: Callable[[], int]) -> int:
 
 
 def _reason(status: int, log: Path, begin: int) -> str:
-    """Why a job failed: its signal, or the last line that it said in this run."""
+    """Why a job failed: its signal, or what it said in this run: its first error (a later one may
+    be the launcher of its ranks, that they failed), or its last line."""
     if status < 0:
         name = signal.Signals(-status).name
         memory = " (often the machine out of memory)" if name == "SIGKILL" else ""
@@ -169,9 +170,10 @@ def _reason(status: int, log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - 20_000))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    said = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    said = errors[0] if errors else lines[-1] if lines else "it said nothing"
     kind = "unfinished" if status == UNFINISHED_STATUS else f"status {status}"
-    return f"{kind}: {said[-1].removeprefix('error: ')}"
+    return f"{kind}: {said}"
 
 
 class ThisJob:

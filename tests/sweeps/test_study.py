@@ -113,7 +113,7 @@ def test_a_failed_trial_neither_ends_the_study_nor_counts_as_good(tmp_path: Path
 
 
 def test_a_study_of_failures_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no trial of the study in .* has finished"):
+    with pytest.raises(UserError, match=r"no trial of the study in .* has finished"):
         study(tmp_path, Jobs(lambda *_: float("inf")), 2)
 
 

@@ -29,6 +29,7 @@ PATIENT = JOB_SIDE + (
     "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('saved').touch(), sys.exit(75))); "
     "pathlib.Path('ready').touch(); time.sleep(60)"
 )
+TWO_ERRORS = "import sys; print('error: no such file\\nerror: ranks failed'); sys.exit(2)"
 STUBBORN = PATIENT.replace("(pathlib.Path('saved').touch(), sys.exit(75))", "None")
 
 
@@ -44,7 +45,7 @@ def run(code: str, directory: Path, urgency: Any = lambda: 0) -> Outcome:
     [
         (JOB_SIDE + "job.give_back(0.25)", 0, 0.25, ""),
         (JOB_SIDE + "job.give_back(None)", 0, None, ""),
-        ("import sys; print('error: no such file'); sys.exit(2)", 2, None, "status 2: no such"),
+        (TWO_ERRORS, 2, None, "status 2: no such file"),
         ("import sys; print('later'); sys.exit(75)", 75, None, "unfinished: later"),
         ("raise RuntimeError('broken')", 1, None, "status 1: RuntimeError: broken"),
         ("import os; os.kill(os.getpid(), 9)", -9, None, "killed by SIGKILL"),
