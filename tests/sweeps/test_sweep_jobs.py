@@ -13,7 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from orca.config import CONF_DIR
@@ -155,8 +157,9 @@ def test_a_job_run_alone_has_the_directory_that_it_had_in_the_sweep(tmp_path: Pa
         }
         config = OmegaConf.create({"hydra": hydra})
         SweptOptions().on_multirun_start(config)
-        single = [option.split(",")[0] for option in options]
-        config.hydra.overrides.task = [*(f"{k}={v[0]}" for k, v in (params or {}).items()), *single]
+        given = [*(f"{key}={value}" for key, value in (params or {}).items()), *options]
+        overrides = OverridesParser.create().parse_overrides(given)
+        config.hydra.overrides.task = BasicSweeper.split_arguments(overrides, None)[0][0]
         HydraConfig.instance().cfg = config
         try:
             return sweep_job_name(7)
@@ -168,5 +171,5 @@ def test_a_job_run_alone_has_the_directory_that_it_had_in_the_sweep(tmp_path: Pa
     assert name("optimizer.lr=1e-3", "model=tiny") == "optimizer.lr=0.001"
     assert name("seed=1,2", "optimizer.lr=1e-3") == "optimizer.lr=0.001,seed=1"
     assert name("model=tiny", "optimizer.lr=1e-4,1e-3") == "optimizer.lr=0.0001"
-    assert name("optimizer.lr=1e-3", params={"arm": "ab"}) == "optimizer.lr=0.001,arm=a"
+    assert name("optimizer.lr=1e-3", params={"arm": "a,b"}) == "optimizer.lr=0.001,arm=a"
     assert name("arm=x/y") == "arm=x_y"
