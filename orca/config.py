@@ -6,7 +6,6 @@ import atexit
 import difflib
 import functools
 import inspect
-import json
 import logging
 import os
 import re
@@ -20,8 +19,9 @@ from typing import Any
 import hydra
 import torch.distributed as dist
 import transformers
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from hydra.utils import get_object
@@ -34,18 +34,14 @@ from omegaconf.errors import (
 )
 
 from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
+from orca.sweeps.jobs import FAILED, ThisJob
+from orca.sweeps.names import sweep_job_name
 from orca.traces import NUMBERED_MESSAGES
 
 GIVEN_BY_PROGRAM = ("directory", "name")
 """Arguments marked ``???`` that callbacks and loggers get from the program."""
 
-FAILED = float("inf")
-"""What a failed job of a sweep returns: the worst loss there is."""
-
 USER_ERRORS = (UserError, HydraException, MissingMandatoryValue, InterpolationResolutionError)
-
-ARGUMENTS_VARIABLE = "ORCA_ARGUMENTS"
-"""The command line, for jobs of a sweep that a launcher starts in processes of its own."""
 
 for _library in ("torchao", "torch.utils._pytree"):
     # When torchao is there, importing transformers tells of kernels that are not for this device.
@@ -59,20 +55,6 @@ def job_options() -> list[str]:
     """The command line of this one job (of a sweep, perhaps), with its directory."""
     job = HydraConfig.get()
     return [*job.overrides.task, f"hydra.run.dir='{job.runtime.output_dir}'"]
-
-
-def sweep_job_name(number: Any) -> str:
-    """Directory of a job of a sweep: the options that the command line or an experiment varies, or
-    its number. One job of an experiment's sweep that is run alone has the same name."""
-    parser = OverridesParser.create()
-    arguments = json.loads(os.environ.get(ARGUMENTS_VARIABLE, "[]"))
-    given = [text for text in arguments if "=" in text and not text.startswith("-")]
-    swept = {o.key_or_group for o in parser.parse_overrides(given) if o.is_sweep_override()}
-    sweeper: Any = HydraConfig.get().sweeper
-    swept |= {str(key) for key in OmegaConf.select(sweeper, "params") or ()}
-    job = parser.parse_overrides(list(HydraConfig.get().overrides.task))
-    parts = [f"{o.key_or_group}={o.get_value_string()}" for o in job if o.key_or_group in swept]
-    return ",".join(parts).replace("/", "_") or str(number)
 
 
 def to_the_letter(arguments: Iterable[str], names: Mapping[str, str]) -> list[str]:
@@ -118,7 +100,8 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     job of a multirun). A :class:`UserError` or a wrong option ends the program with a sentence
     and exit status 2, a run that stopped early with status 75."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
-    os.environ[ARGUMENTS_VARIABLE] = json.dumps(sys.argv[1:])
+    this_job = ThisJob()
+    _own_launchers()
     decorated = hydra.main(
         version_base="1.3", config_path=str(CONF_DIR.resolve()), config_name=config_name
     )
@@ -127,11 +110,9 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")  # inside lightning
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # val/loss is summed already
-    # conf/hydra/launcher/submitit_slurm.yaml has its plugin's name, so that users find it.
-    warnings.filterwarnings("ignore", message=r"(?s).*ConfigStore schema with the same name.*")
     failures: list[Exception] = []
     try:
-        decorated(_job(main, failures))()
+        decorated(_job(main, failures, this_job))()
         if failures:
             raise failures[0]
     except Unfinished as stop:
@@ -152,8 +133,17 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     _leave(0)
 
 
+def _own_launchers() -> None:
+    """Let conf/hydra have the names of Hydra's plugins, which users look for: a plugin of that
+    name that is installed would hold our options against its own, and refuse them."""
+    Plugins.instance()  # loads them
+    store = ConfigStore.instance().repo.get("hydra", {})
+    for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
+        store.get(file.parent.name, {}).pop(file.name, None)
+
+
 def _job(
-    main: Callable[[DictConfig], Any], failures: list[Exception]
+    main: Callable[[DictConfig], Any], failures: list[Exception], this_job: ThisJob
 ) -> Callable[[DictConfig], Any]:
     """``main`` with failures that Hydra does not see, since it would print every option first.
 
@@ -163,7 +153,9 @@ def _job(
     @functools.wraps(main)
     def job(config: DictConfig) -> Any:
         try:
-            return main(config)
+            value = main(config)
+            this_job.give_back(value)
+            return value
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 failures.append(error)
