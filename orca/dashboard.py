@@ -33,7 +33,7 @@ from orca.dashboard_panels import (
     sweep_section,
 )
 from orca.errors import UserError
-from orca.training.wandb_run import has_api_key
+from orca.training.wandb_run import has_api_key, server_url
 
 OPTIONS = ("entity", "project", "title", "swept", "out")
 FILTERS = {
@@ -181,14 +181,12 @@ def save(entity: str, project: str, title: str, swept: Sequence[str] = ()) -> li
 
 def _check_server() -> None:
     """Say at once what the library would wait for."""
-    import wandb
-
     if not has_api_key():
         raise UserError(
             "no W&B key: run wandb login, or set WANDB_API_KEY; out=FILE needs none and writes "
             "what would be saved"
         )
-    url = wandb.setup().settings.base_url
+    url = server_url()
     try:
         urllib.request.urlopen(url, timeout=PATIENCE).close()
     except urllib.error.HTTPError:

@@ -228,8 +228,15 @@ def has_api_key() -> bool:
     import wandb
     from wandb.sdk.lib import wbauth
 
-    host = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
+    host = server_url()
     try:
         return wbauth.read_netrc_auth(host=host) is not None
     except (wandb.errors.AuthenticationError, ValueError) as error:
         raise UserError(f"the W&B key of {host} in ~/.netrc cannot be used: {error}") from None
+
+
+def server_url() -> str:
+    """Address of W&B's server: ``WANDB_BASE_URL``, else what W&B's own settings say."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
