@@ -36,7 +36,7 @@ def program(name: str, *options: str) -> None:
 def test_an_evaluations_answer_leads_back_to_the_requests_to_the_teacher(
     fault_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = fault_server(faults=0.1, latency=0.01, seed=3)
+    server = fault_server(faults=0.1, latency=0.01, seed=3, hang=5)
     asked = [
         Request(f"cot.{n:03d}", "", f"What is {n} + {n}?", "cot", "sum") for n in range(QUERIES)
     ]
@@ -44,6 +44,7 @@ def test_an_evaluations_answer_leads_back_to_the_requests_to_the_teacher(
     program(
         *("collect.py", "teacher=local", f"teacher.endpoints.local.base_url={server.base_url}"),
         *("teacher.endpoints.local.model=m", f"queries={queries}", f"out={tmp_path / 'traces'}"),
+        *("teacher.timeout=3", "teacher.attempts=12"),
     )
     program(
         *("train.py", "model=tiny", "data=local", f"data.path={tmp_path / 'traces'}"),
@@ -102,7 +103,7 @@ def ids_of_traces(run: Path) -> list[str]:
     """Ids of the examples that a run trained on, in their order, from the files that it left."""
     config = OmegaConf.load(run / "config.yaml")
     facts = json.loads((run / "data_card.json").read_text())
-    stage, (_, template) = config.stages[run.name], (None, instantiate(config.template))
+    stage, template = config.stages[run.name], instantiate(config.template)
     tokenizer = instantiate(config.model).tokenizer()
     template.prepare(tokenizer)
     datamodule = instantiate(config.data, _partial_=True)(
