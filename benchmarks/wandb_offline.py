@@ -135,7 +135,7 @@ def _read(file: Path) -> OfflineRun:
 def _update(values: dict[str, Any], items: Any, joint: str = "/") -> None:
     for item in items:
         name = joint.join(item.nested_key) or item.key
-        if name != "_wandb":
+        if not name.startswith("_wandb"):
             values[name] = json.loads(item.value_json)
 
 

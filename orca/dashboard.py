@@ -107,7 +107,7 @@ def build_report(
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = [wr.TableOfContents()]
-    place = {"entity": entity, "project": project} if whole else {}
+    place: dict[str, Any] = {"entity": entity, "project": project} if whole else {}
     for section in _sections(swept):
         runs = wr.Runset(name=section.runs, filters=FILTERS[section.runs], **place)
         panels = [*map(_panel, section.plots), *_comparison(section, swept)]
