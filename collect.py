@@ -33,7 +33,10 @@ def main(config: DictConfig) -> None:
     options = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     logger = None
     if config.logger:  # logger=csv has none: the ledger has every figure
-        where = {"directory": config.out, "name": config.run}
+        where = {
+            **{"directory": config.out, "name": config.run},
+            **{"job_type": "collection", "appends": True},
+        }
         logger = instantiate(config.logger, **where, _partial_=True)
     collection = Collection(
         teacher=instantiate(config.teacher, _convert_="all"),

@@ -41,6 +41,7 @@ from orca.evaluation import (
 )
 from orca.evaluation.judging import Judging
 from orca.traces import TraceSource
+from orca.training import trained_by
 
 OPTIONS = (
     "benchmark", "protocol", "engine", "logger", "paths", "model_path", "name", "out",
@@ -75,7 +76,7 @@ def main(config: DictConfig) -> None:
     others = check_others(config.compare, out)
     traces = _traces(config.traces)
     engine: Engine = instantiate(config.engine, _convert_="all")
-    facts = _facts(engine, protocol, items)
+    facts = _facts(config.model_path, engine, protocol, items)
     records = Records(out, facts)
     whole = f"{len(chosen):,} of {sum(map(len, items.values())):,} items of {', '.join(items)}"
     print(
@@ -111,8 +112,11 @@ def main(config: DictConfig) -> None:
         results.details.append(found.item_table())
     save_results(results, out)
     if config.logger:
-        logger = instantiate(config.logger, directory=config.out, name=config.name)
-        log_results(results, logger)
+        trained = facts.get("trained by")
+        group = trained["group"] if trained else config.logger.group
+        place = {"directory": config.out, "name": config.name, "group": group}
+        logger = instantiate(config.logger, **place, job_type="evaluation")
+        log_results(results, logger, out)
     print(results.text(), flush=True)
     print(f"{out}: report.md, report.html, report.json, samples/", flush=True)
 
@@ -126,11 +130,15 @@ def _traces(config: DictConfig) -> TraceSource | None:
     return source
 
 
-def _facts(engine: Engine, protocol: Protocol, items: dict[str, list[Item]]) -> dict[str, Any]:
+def _facts(
+    model: str, engine: Engine, protocol: Protocol, items: dict[str, list[Item]]
+) -> dict[str, Any]:
     """What must be the same for all answers in a directory; draws may be added."""
+    trained = trained_by(Path(model))
+    known = {"trained by": trained} if trained else {}
     asked = {k: v for k, v in dataclasses.asdict(protocol).items() if k != "draws"}
     data = {f"data {name}": fingerprint(own) for name, own in items.items()}
-    return {"model": engine.describe(), "protocol": asked, **data}
+    return {"model": engine.describe(), **known, "protocol": asked, **data}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""The results in Weights & Biases: configuration, metrics, plots and tables."""
+"""The results in Weights & Biases: configuration, metrics, plots, tables, and whose they are."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
 
 from orca.evaluation.results import Results
 from orca.evaluation.scores import AVERAGE
 from orca.evaluation.statistics import macro_ratio
+from orca.training import WandbRun, log_artifact, use_model
 
 
 def metrics(results: Results) -> dict[str, float]:
@@ -41,17 +42,23 @@ def metrics(results: Results) -> dict[str, float]:
     return found
 
 
-def log_results(results: Results, logger: Any) -> None:
+def log_results(results: Results, logger: WandbRun, out: Path) -> None:
     """Send facts (the configuration), metrics, a bar chart a benchmark and every table.
 
-    Prompts and answers stay here.
+    Of a model that says which run trained it, the configuration has that run's model, data, stage,
+    arm, job and seed too. Prompts and answers stay here: ``samples/`` is named by its address.
 
     Args:
-        logger: Lightning's ``WandbLogger``.
+        out: directory of the evaluation.
     """
     import wandb  # it takes a second, and most runs log nothing
 
-    logger.log_hyperparams({**results.facts, "about": dict(results.about)})
+    run, trained = logger.experiment, results.facts.get("trained by")
+    about = {"evaluation": dict(results.facts), "about": dict(results.about)}
+    known = {k: v for k, v in (trained or {}).items() if k not in ("id", "name", "group")}
+    logger.log_hyperparams({"model": results.name, **known, **about})
+    if trained:
+        use_model(run, trained)
     logger.log_metrics(metrics(results))
     for benchmark, runs in results.scores.items():
         for head, scores in runs.items():
@@ -59,10 +66,17 @@ def log_results(results: Results, logger: Any) -> None:
             data = wandb.Table(columns=["task", "accuracy, %"], data=rows)
             title = f"{head} on {benchmark}"
             plot = wandb.plot.bar(data, "task", "accuracy, %", title=title)
-            logger.experiment.log({f"plots/{_key(title)}": plot})
+            logger.log_metrics({f"plots/{_key(title)}": plot})
     for table in (*results.tables, *results.details):
         columns, values = table.values()
         logger.log_table(f"tables/{_key(table.title)}", columns=columns, data=values)
+    samples = out / "samples"
+    log_artifact(
+        *(run, f"evaluation-{run.id}", "evaluation"),
+        [out / name for name in ("facts.json", "report.json")],
+        samples if samples.is_dir() else None,
+        results.facts,
+    )
     logger.finalize("success")
 
 

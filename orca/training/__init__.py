@@ -7,7 +7,7 @@ from orca.training.checkpoint import checkpoints, newest_checkpoint
 from orca.training.export import HANDOFF_FILE, check_handoff, export
 from orca.training.guards import LossSpikes, NonFiniteLoss
 from orca.training.levers import CHECKPOINTING, Levers
-from orca.training.loggers import MetricsCsv, read_metrics, wandb_logger
+from orca.training.loggers import MetricsCsv, read_metrics
 from orca.training.lora import Lora
 from orca.training.loss import target_cross_entropy
 from orca.training.module import ExplanationTuning
@@ -24,6 +24,16 @@ from orca.training.stage import Stage, train_stage
 from orca.training.strategies import FullySharded, OneDevice, Replicated
 from orca.training.student import Student
 from orca.training.trainer import build_trainer
+from orca.training.wandb_run import (
+    WandbRun,
+    log_artifact,
+    model_artifact,
+    run_facts,
+    run_id,
+    trained_by,
+    use_model,
+    wandb_logger,
+)
 from orca.training.weights import weights_hash
 
 TRAIN_OPTIONS = (
@@ -85,6 +95,7 @@ __all__ = [
     "Stage",
     "Student",
     "Throughput",
+    "WandbRun",
     "build_trainer",
     "byte_tokenizer",
     "check_handoff",
@@ -97,6 +108,8 @@ __all__ = [
     "held_out_loss",
     "implementation",
     "is_rank_zero",
+    "log_artifact",
+    "model_artifact",
     "needs_ranks",
     "newest_checkpoint",
     "next_command",
@@ -104,9 +117,13 @@ __all__ = [
     "plan_stage",
     "prepare_model",
     "read_metrics",
+    "run_facts",
+    "run_id",
     "start_ranks",
     "target_cross_entropy",
     "train_stage",
+    "trained_by",
+    "use_model",
     "wandb_logger",
     "weights_hash",
 ]

@@ -1,22 +1,16 @@
-"""Where metrics go: always a CSV file, and Weights & Biases unless ``logger=csv``."""
+"""Where metrics go in any case: a CSV file. :mod:`orca.training.wandb_run` is for W&B."""
 
 from __future__ import annotations
 
 import csv
-import netrc
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-from orca.errors import UserError
-from orca.training.ranks import is_rank_zero
 
 METRICS_FILE = "metrics.csv"
 
@@ -88,52 +82,3 @@ def read_metrics(file: Path) -> list[tuple[int, str, float]]:
     for step, name, value in csv.reader(whole):
         rows.append((int(step), name, float(value)))
     return rows
-
-
-def wandb_logger(
-    directory: str, project: str, name: str, group: str | None, mode: str, tags: list[str]
-) -> WandbLogger:
-    """A W&B logger whose run goes on after a resume: the run id lies in the run's directory.
-
-    Args:
-        mode: ``online``, ``offline``, or ``auto``: online when an API key is known.
-    """
-    if mode == "auto":
-        mode = "online" if _has_api_key() else "offline"
-    if mode == "online" and not _has_api_key():
-        raise UserError(
-            "logger.mode=online needs an API key: run wandb login, or set WANDB_API_KEY"
-        )
-    later = (
-        "" if mode == "online" else f"; send it later with: wandb sync {directory}/wandb/offline-*"
-    )
-    if is_rank_zero():
-        print(f"W&B: {mode}{'' if mode == 'online' else later}", flush=True)
-    return WandbLogger(
-        project=project,
-        name=name,
-        group=group,
-        id=_run_id(Path(directory)),
-        save_dir=directory,
-        offline=mode == "offline",
-        tags=tags,
-        resume="allow",
-        settings={"console": "off", "silent": True},
-    )
-
-
-def _run_id(directory: Path) -> str:
-    file = directory / "wandb_id.txt"
-    if not file.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(4))
-    return file.read_text().strip()
-
-
-def _has_api_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False

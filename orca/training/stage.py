@@ -15,15 +15,15 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LambdaCallback
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import Stopped, Unfinished, UserError
 from orca.stream import TraceDataModule, lost_worker
+from orca.training.answers import SAMPLES_FILE
 from orca.training.checkpoint import newest_checkpoint
 from orca.training.directory import RESULTS_FILE, RunDirectory, find_start, open_run, rewind
-from orca.training.export import export
+from orca.training.export import HANDOFF_FILE, export
 from orca.training.flops import mfu_reference
 from orca.training.levers import Levers
 from orca.training.loggers import MetricsCsv
@@ -35,6 +35,14 @@ from orca.training.saving import CHECKPOINTS
 from orca.training.stopping import StopSignals, Watchdog
 from orca.training.strategies import TIMEOUT_MINUTES
 from orca.training.trainer import build_trainer
+from orca.training.wandb_run import (
+    WandbRun,
+    finish_failed,
+    log_artifact,
+    model_artifact,
+    run_facts,
+    use_model,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
         run.undo()
         raise
     finally:
+        finish_failed()
         run.release()
 
 
@@ -135,6 +144,7 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
     validate = bool(datamodule.held_out_packs())
     if checkpoint is None:
         on_rank_zero(lambda: run.start(own))
+    lineage = on_rank_zero(lambda: _lineage(config, name, directory, start_from))
 
     def export_to(
         target: Path, card: str, facts: Mapping[str, Any] | None = None
@@ -149,7 +159,7 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
                 stage=name,
                 fingerprint=fingerprint,
                 card=card,
-                facts=facts,
+                facts={**lineage, **(facts or {})},
             )
 
     module.export = export_to
@@ -242,14 +252,34 @@ def _announce(
         print("\n".join(lines), flush=True)
 
 
+def _lineage(
+    config: DictConfig, name: str, directory: Path, start_from: Path | None
+) -> dict[str, Any]:
+    """Which run a model is of, and which run's model that one began with, for the hand-off."""
+    facts: dict[str, Any] = {"run": run_facts(config, name, directory)}
+    if start_from is not None:
+        earlier = json.loads((start_from / HANDOFF_FILE).read_text(encoding="utf-8"))
+        facts["started_from"] = {key: earlier.get(key) for key in ("run", "weights")}
+    return facts
+
+
 def _finish_wandb(trainer: L.Trainer, results: dict[str, Any], directory: Path) -> None:
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            run = logger.experiment
+        if isinstance(logger, WandbRun):
+            run, handoff = logger.experiment, results["handoff"]
             run.summary.update({"results": results})
             card = json.loads((directory / "data_card.json").read_text(encoding="utf-8"))
             card.pop("dropped_rows")
             facts = {"data_card": card, "fingerprints": card["facts"]}
-            run.config.update(facts, allow_val_change=True)
+            run.config.update({**facts, "weights": handoff["weights"]}, allow_val_change=True)
             run.save(str(directory / "data_card.*"), base_path=str(directory), policy="now")
+            cards = [directory / "data_card.json", directory / "data_card.md"]
+            log_artifact(run, f"data-card-{run.id}", "data_card", cards, metadata=card["facts"])
+            samples = [directory / SAMPLES_FILE]
+            if samples[0].exists():
+                log_artifact(run, f"samples-{run.id}", "samples", samples)
+            told = [directory / "hf" / HANDOFF_FILE]  # has the weights' sha256
+            log_artifact(run, model_artifact(run.id), "model", told, directory / "hf", handoff)
+            if (handoff.get("started_from") or {}).get("run"):
+                use_model(run, handoff["started_from"]["run"])
             run.finish()

@@ -26,6 +26,7 @@ from orca.training.precision import choose_precision
 from orca.training.ranks import is_rank, on_rank_zero, world
 from orca.training.report import git_commit
 from orca.training.strategies import OneDevice, check_strategy
+from orca.training.wandb_run import run_facts
 
 SET_BY_PROGRAM: dict[str, Any] = {
     "max_epochs": 1,  # one fit "epoch" is the whole stage: epochs are the stream's
@@ -75,10 +76,7 @@ def build_trainer(
         environment = TorchElasticEnvironment()  # join_ranks has seen to its variables
     loggers: list[Any] = [MetricsCsv(directory)]
     if config.logger is not None and "_target_" in config.logger:
-        place = {"directory": str(directory), "name": f"{config.run}-{name}"}
-        loggers.append(instantiate(config.logger, **place))
-        resolved = OmegaConf.to_container(config, resolve=True)
-        loggers[-1].log_hyperparams({"config": resolved, "git_commit": git_commit()})
+        loggers.append(_logger(config, name, directory))
     callbacks = [*fixed_callbacks] + [
         instantiate(callback, **_directory(callback, directory))
         for callback in config.callbacks.values()
@@ -108,6 +106,22 @@ def build_trainer(
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise UserError(f"the Trainer cannot be built as configured: {error}") from None
+
+
+def _logger(config: DictConfig, stage: str, directory: Path) -> Any:
+    """The configured logger, told who the run is and what it can be found by."""
+    run = run_facts(config, stage, directory)
+    found_by = [run[name] for name in ("stage", "model", "data", "arm") if run[name]]
+    logger = instantiate(
+        config.logger,
+        directory=str(directory),
+        name=run["name"],
+        job_type=stage,
+        tags=[*config.logger.tags, *found_by],
+    )
+    resolved = OmegaConf.to_container(config, resolve=True)
+    logger.log_hyperparams({**run, "config": resolved, "git_commit": git_commit()})
+    return logger
 
 
 def _device(accelerator: str, devices: Any) -> torch.device:
