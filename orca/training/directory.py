@@ -18,6 +18,7 @@ from orca.training.guards import INCIDENTS_FILE
 
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
+MACHINE_FILE = "machine.json"
 MAY_DIFFER = (
     *("run", "resume", "overwrite", "callbacks", "benchmark", "logger", "paths", "strategy"),
     *("plan", "planning", "data.num_workers", "data.micro_batch", "max_skipped_steps"),
@@ -153,8 +154,8 @@ def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str])
 
 
 def _differences(old: Any, new: DictConfig) -> list[str]:
-    before = _flat(OmegaConf.to_container(old, resolve=True))
-    after = _flat(OmegaConf.to_container(new, resolve=True))
+    before = flat_options(OmegaConf.to_container(old, resolve=True))
+    after = flat_options(OmegaConf.to_container(new, resolve=True))
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted({*before, *after})
@@ -163,10 +164,11 @@ def _differences(old: Any, new: DictConfig) -> list[str]:
     ]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat_options(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested configuration by their dotted name; an empty mapping is a leaf."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flat_options(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -1,0 +1,49 @@
+"""What a configuration says that another does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from orca.config import CONF_DIR
+from orca.training.directory import flat_options
+
+BOOKKEEPING = ("run", "resume", "overwrite", "plan", "planning", "paths", "logger", "benchmark")
+"""Options that say where a run is kept and how it is watched: no difference that one looks for."""
+
+UNKNOWN = "–"
+
+
+@cache
+def program_defaults() -> dict[str, Any]:
+    """Leaves of the configuration of ``python train.py`` without any option."""
+    with initialize_config_dir(str(CONF_DIR.resolve()), version_base="1.3"):
+        config = compose("train")
+    OmegaConf.set_struct(config, False)
+    config.paths = {"runs": "runs", "base_dir": "", "run_dir": "", "benchmarks": ""}
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return flat_options(plain)
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Options whose values are not the same in all of ``configs`` (flat), as texts."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    rows = [(key, [shown(config, key) for config in configs]) for key in keys]
+    return [
+        (key, values)
+        for key, values in rows
+        if len(set(values)) > 1 and key.split(".")[0] not in BOOKKEEPING
+    ]
+
+
+def shown(config: Mapping[str, Any], key: str) -> str:
+    """The value as one reads it; a dash where there is no such option."""
+    if key not in config:
+        return UNKNOWN
+    value = config[key]
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
