@@ -41,6 +41,9 @@ GIVEN_BY_PROGRAM = ("directory", "name")
 FAILED = float("inf")
 """What a failed job of a sweep returns: the worst loss there is."""
 
+ERROR_FILE = "error.txt"
+"""Why a job of a sweep failed, in its directory: other processes tell of it too."""
+
 USER_ERRORS = (UserError, HydraException, MissingMandatoryValue, InterpolationResolutionError)
 
 ARGUMENTS_VARIABLE = "ORCA_ARGUMENTS"
@@ -135,6 +138,8 @@ def _job(
 
     @functools.wraps(main)
     def job(config: DictConfig) -> Any:
+        file = Path(HydraConfig.get().runtime.output_dir) / ERROR_FILE
+        file.unlink(missing_ok=True)
         try:
             return main(config)
         except Exception as error:
@@ -144,9 +149,12 @@ def _job(
             if isinstance(error, Stopped):
                 raise  # the sweep was told to stop, not this job alone
             if isinstance(error, (Unfinished, *USER_ERRORS)):
-                _tell(f"error in this job: {explain(error)}")
+                sentence = explain(error)
+                _tell(f"error in this job: {sentence}")
             else:
+                sentence = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
+            file.write_text(sentence + "\n", encoding="utf-8")
         return FAILED
 
     return job

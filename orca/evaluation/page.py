@@ -104,15 +104,20 @@ def report_markdown(results: Results) -> str:
 
 def report_html(results: Results) -> str:
     """The whole page."""
-    return environment(Path(__file__).parent).get_template("report.html.j2").render(
-        results=results,
-        header=_header(results),
-        charts=[chart(name, runs) for name, runs in results.scores.items()],
-        examples=[
-            (name, list(own)) for name, own in groupby(results.examples, lambda one: one.benchmark)
-        ],
-        facts=json.dumps(results.facts, indent=1, ensure_ascii=False),
-        radius=RADIUS,
+    return (
+        environment(Path(__file__).parent)
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            header=_header(results),
+            charts=[chart(name, runs) for name, runs in results.scores.items()],
+            examples=[
+                (name, list(own))
+                for name, own in groupby(results.examples, lambda one: one.benchmark)
+            ],
+            facts=json.dumps(results.facts, indent=1, ensure_ascii=False),
+            radius=RADIUS,
+        )
     )
 
 

@@ -1,7 +1,7 @@
 """What the project's HTML pages share: one look, and templates that escape every value.
 
-A page is one file that loads nothing. Its template says ``{% include "page.css.j2" %}`` for colours,
-type and tables (light and dark), and imports what it needs of ``table.html.j2``.
+A page is one file that loads nothing. Its template says ``{% include "page.css.j2" %}`` for
+colours, type and tables (light and dark), and imports what it needs of ``table.html.j2``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run or a sweep as one self-contained HTML page, and a sweep's table over seeds (docs/reports.md).
+"""A run or a sweep as one self-contained HTML page; a sweep's table over seeds (docs/reports.md).
 
 Everything is read from directories, so a report can be made of what runs, has ended or has failed.
 """

@@ -1,8 +1,8 @@
 """Make the reports of runs and sweeps again, finished or still running.
 
-    python -m orca.report runs/NAME                    # the run's or the sweep's page, in its directory
-    python -m orca.report runs/NAME --evaluation DIR   # with an evaluation that lies elsewhere
-    python -m orca.report runs/ONE runs/OTHER          # beside each other, in comparison.html
+python -m orca.report runs/NAME                    # of a run or a sweep, in its directory
+python -m orca.report runs/NAME --evaluation DIR   # with an evaluation that lies elsewhere
+python -m orca.report runs/ONE runs/OTHER          # beside each other: comparison.html
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ class Chart:
     def y_ticks(self) -> list[tuple[str, float]]:
         """Texts, and how far from the top, per cent."""
         step = self.y.high - self.y.low
-        return [
-            (self.text(value, step), 100 * (1 - place)) for value, place in self.y.ticks()
-        ]
+        return [(self.text(value, step), 100 * (1 - place)) for value, place in self.y.ticks()]
 
     def placed_marks(self) -> list[tuple[Mark, float]]:
         """Marks, and how far from the left, per cent."""

@@ -1,7 +1,7 @@
 """Runs as they lie in directories, whatever state they are in: ``runs/NAME/STAGE/…``.
 
-Nothing here needs the program that made them to be over, or to have ended well. What a stage has not
-written yet is empty or None. A directory below which runs lie, as a sweep leaves it, has jobs.
+Nothing here needs the program that made them to be over, or to have ended well. What a stage has
+not written yet is empty or None. A directory below which runs lie, as a sweep leaves it, has jobs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from orca.config import ERROR_FILE
 from orca.errors import UserError
 from orca.training.answers import SAMPLES_FILE
-from orca.training.directory import CONFIG_FILE, MACHINE_FILE, RESULTS_FILE
+from orca.training.directory import CONFIG_FILE, RESULTS_FILE
 from orca.training.guards import INCIDENTS_FILE
 from orca.training.loggers import METRICS_FILE, read_metrics
+from orca.training.report import MACHINE_FILE
 
 JOB_FILE = "job.json"
 """Of a job of a sweep: its options, stages, and the launch that started it."""
@@ -138,7 +140,7 @@ def read_run(directory: Path, name: str | None = None) -> Run:
     """
     stages = [read_stage(path) for path in sorted(directory.iterdir()) if is_stage(path)]
     parents = {stage.name: stage.start_from for stage in stages}
-    error = directory / "error.txt"
+    error = directory / ERROR_FILE
     return Run(
         directory,
         name or directory.resolve().name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def read_evaluation(directory: Path) -> Evaluation:
     """
     report = read_json(directory / REPORT_FILE)
     if report is None:
-        raise UserError(f"{directory} holds no {REPORT_FILE}: give an out= directory of evaluate.py")
+        raise UserError(f"{directory} has no {REPORT_FILE}: give an out= directory of evaluate.py")
     try:
         scores = {
             benchmark: {head: [_score(one) for one in own] for head, own in runs.items()}
@@ -84,8 +85,18 @@ def tables(evaluations: Sequence[Evaluation]) -> tuple[list[Table], list[Table]]
                 own[benchmark][heads[evaluation.path, head]] = scores
                 key = (benchmark, *sorted(score.task for score in scores))
                 whole[key][heads[evaluation.path, head]] = scores
-    averages = [averages_table(one) for names, one in sets.items() if names]
+    averages = [_without_failures(averages_table(one)) for names, one in sets.items() if names]
     return averages, [accuracy_table(runs) for runs in whole.values()]
+
+
+def _without_failures(table: Table) -> Table:
+    """Without the columns of answers that have no label: else the paper's are out of sight."""
+    kept = [i for i, head in enumerate(table.head) if not head.endswith(": no label found")]
+    return dataclasses.replace(
+        table,
+        head=tuple(table.head[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in table.rows),
+    )
 
 
 def _heads(evaluations: Iterable[Evaluation]) -> dict[tuple[Path, str], str]:

@@ -55,8 +55,7 @@ COUNTERS = ("data/progress", "data/tokens", "data/target_tokens")
 """Metrics that rise evenly: they are no curve to look at."""
 
 AFTER = ("val/", "eval/", "samples/")
-"""Beginnings of metrics that are seldom measured; ``val/loss`` is logged under the steps done before
-it, what a step does under the number of that step."""
+"""Beginnings of the names of metrics that are seldom measured."""
 
 
 def run_charts(run: Run) -> list[Chart]:

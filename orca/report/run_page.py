@@ -143,7 +143,7 @@ def _step(config: dict[str, Any]) -> str:
 def _rates(run: Run) -> str:
     """The highest learning rate of each stage, as it was used."""
     found = [s.metrics["train/lr"][1].max() for s in run.stages if "train/lr" in s.metrics]
-    return ", then ".join(f"{rate:g}" for rate in found) + (" at most" if found else "")
+    return ", then ".join(f"{rate:.3g}" for rate in found) + (" at most" if found else "")
 
 
 def _device(run: Run) -> str:
@@ -179,8 +179,8 @@ def _learned(stage: StageRun) -> dict[str, Any]:
         "stage": stage.name,
         "start": stage.start_from,
         "state": _progress(stage),
-        "loss": stage.ends("held_out_loss", "val/loss") or {},
-        "exact": stage.ends("exact_answer", "val/exact_answer") or {},
+        "loss": _path(stage.ends("held_out_loss", "val/loss"), "{:.4f}"),
+        "exact": _path(stage.ends("exact_answer", "val/exact_answer"), "{:.1%}"),
         "steps": stage.steps,
         "skipped": results.get("skipped_steps", int(stage.last("guards/skipped_steps") or 0)),
         "tokens": stage.last("data/tokens"),
@@ -188,6 +188,11 @@ def _learned(stage: StageRun) -> dict[str, Any]:
         "speed": results.get("tokens_per_second"),
         "time": duration(results["seconds"]) if results else "",
     }
+
+
+def _path(ends: dict[str, float] | None, form: str) -> str:
+    """From before to after a stage."""
+    return " → ".join(form.format(value) for value in ends.values()) if ends else UNKNOWN
 
 
 def _incidents(run: Run) -> list[dict[str, Any]]:
@@ -219,8 +224,12 @@ def _figures(stages: Sequence[StageRun]) -> list[tuple[str, list[str]]]:
                                        for c in cards]))  # fmt: skip
     for name, key in (("tokens of an example", "length"),
                       ("target tokens of an example", "target_tokens_per_example")):  # fmt: skip
-        texts = [UNKNOWN if not c or not c[key] else
-                 f"{c[key]['p50']:,} ({c[key]['p5']:,} to {c[key]['p95']:,})" for c in cards]
+        texts = [
+            UNKNOWN
+            if not c or not c[key]
+            else f"{c[key]['p50']:,} ({c[key]['p5']:,} to {c[key]['p95']:,})"
+            for c in cards
+        ]
         rows.append((f"{name}: median (5 % to 95 %)", texts))
     return rows
 

@@ -108,8 +108,8 @@ class Sweep:
 
     Attributes:
         jobs: lowest held-out loss first, those that have not finished last.
-        keys: options of the command line whose values differ, ``seed`` among them. Of runs that are
-            no jobs of one sweep it is ``seed`` at most; what else differs is in their configurations.
+        keys: options of the command line whose values differ, ``seed`` among them. Of runs that
+            are no jobs of one sweep ``seed`` at most; their configurations say what else differs.
     """
 
     path: Path
@@ -210,9 +210,7 @@ def _job(run: Run, options: Mapping[str, str]) -> Job:
     return Job(run, options, results, held_out)
 
 
-def _stage_result(
-    stage: StageRun, is_last: bool, evaluations: Mapping[str, float]
-) -> StageResult:
+def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, float]) -> StageResult:
     results = stage.results
     assert results is not None
     measures = {name: results[name]["after"] for name in RESULTS if results[name]}
@@ -270,7 +268,7 @@ def _first(group: Group) -> float:
     return loss.mean if loss else math.inf
 
 
-# The command that runs a job again -----------------------------------------------------------------
+# The command that runs a job again ----------------------------------------------------------------
 
 
 def command(run: Run) -> str | None:
@@ -306,7 +304,7 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-# Files ---------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 def save_csv(sweep: Sweep, file: Path) -> None:

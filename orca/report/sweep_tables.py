@@ -11,9 +11,9 @@ from orca.report.sweep import SEEDS, Estimate, Group, Job, Sweep, command
 NAMES = {"held_out_loss": "held-out loss", "exact_answer": "exact answers"}
 
 ABOUT = (
-    "Mean over the seeds that have finished, with its 95 % t interval, mean ± t(0.975, n − 1) · s/√n; "
-    "one seed has no interval. It says how far another set of seeds may be from this one on the same "
-    "held-out questions, not how far other questions may be."
+    "Mean over the seeds that have finished, with its 95 % t interval, mean ± t(0.975, n − 1) · "
+    "s/√n; one seed has no interval. It says how far another set of seeds may be from this one on "
+    "the same held-out questions, not how far other questions may be."
 )
 
 

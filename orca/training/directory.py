@@ -18,7 +18,6 @@ from orca.training.guards import INCIDENTS_FILE
 
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
-MACHINE_FILE = "machine.json"
 MAY_DIFFER = (
     *("run", "resume", "overwrite", "callbacks", "benchmark", "logger", "paths", "strategy"),
     *("plan", "planning", "data.num_workers", "data.micro_batch", "max_skipped_steps"),
