@@ -46,11 +46,6 @@ class Chart:
         self.y = curves.y_axis(self.series)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether only dots are drawn, so that nothing is smoothed."""
-        return all(one.dots for one in self.series)
-
-    @property
     def shows_raw(self) -> bool:
         """Many curves are read as smoothed ones alone."""
         return len(self.series) <= 3
@@ -61,7 +56,7 @@ class Chart:
         for one in self.series:
             raw, smooth = curves.paths(one, self.x, self.y)
             dots = curves.dots(one, self.x, self.y) if one.dots else ""
-            has_raw = self.shows_raw and not one.dots
+            has_raw = self.shows_raw and one.smooth
             found.append({"series": one, "raw": raw if has_raw else "", "smooth": smooth,
                           "dots": dots})  # fmt: skip
         return found
@@ -81,6 +76,8 @@ class Chart:
     def text(self, value: float, step: float) -> str:
         if not self.percent:
             return short_number(value)
+        if self.y.log:
+            return f"{100 * value:.3g} %"
         return f"{100 * value:.{0 if step > 0.05 else 1}f} %"
 
     def data(self) -> dict[str, Any]:
@@ -102,8 +99,14 @@ def _series_data(one: Series) -> dict[str, Any]:
         if s.is_thinned:
             part |= {"low": _rounded(s.low), "high": _rounded(s.high)}
         parts.append(part)
-    return {"name": one.name, "job": one.job, "colour": one.colour, "dots": one.dots,
-            "parts": parts}  # fmt: skip
+    return {
+        "name": one.name,
+        "job": one.job,
+        "colour": one.colour,
+        "dots": one.dots,
+        "smooth": one.smooth,
+        "parts": parts,
+    }
 
 
 def _rounded(values: np.ndarray, digits: int = 5) -> list[float]:
@@ -126,7 +129,8 @@ def series_of(
     buckets: int = curves.BUCKETS,
     job: str = "",
     dots: bool = False,
+    smooth: bool = True,
 ) -> Series:
-    """A series of the parts that have points."""
+    """A series of the parts that have points; dots are not smoothed."""
     kept = tuple(curves.segment(x, y, buckets) for x, y in parts if len(x))
-    return Series(name, colour, kept, job, dots)
+    return Series(name, colour, kept, job, dots, smooth and not dots)

@@ -47,7 +47,8 @@ class Series:
 
     Attributes:
         job: what a legend shows or hides it by.
-        dots: few values, each to be seen; they are not smoothed.
+        dots: few values, each to be seen.
+        smooth: what it shows is noisy.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Series:
     segments: tuple[Segment, ...]
     job: str = ""
     dots: bool = False
+    smooth: bool = True
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def paths(one: Series, x: Axis, y: Axis) -> tuple[str, str]:
         across = np.repeat(s.x, 2) if s.is_thinned else s.x
         along = np.column_stack([s.low, s.high]).ravel() if s.is_thinned else s.mean
         raw.append(_path(across, along, x, y))
-        smooth.append(_path(s.x, s.mean if one.dots else smoothed(s.mean), x, y))
+        smooth.append(_path(s.x, smoothed(s.mean) if one.smooth else s.mean, x, y))
     return "".join(raw), "".join(smooth)
 
 

@@ -100,7 +100,7 @@ def _without_failures(table: Table) -> Table:
 
 
 def _heads(evaluations: Iterable[Evaluation]) -> dict[tuple[Path, str], str]:
-    """Heads of columns; with the directory where two evaluations have the same name."""
+    """Heads of columns; with the directory where two evaluations have the same one."""
     all_heads = [
         (one.path, head)
         for one in evaluations
@@ -108,7 +108,7 @@ def _heads(evaluations: Iterable[Evaluation]) -> dict[tuple[Path, str], str]:
     ]
     texts = [head for _, head in all_heads]
     return {
-        (path, head): head if texts.count(head) == 1 else f"{path.name}: {head}"
+        (path, head): head if texts.count(head) == 1 else f"{path}: {head}"
         for path, head in all_heads
     }
 

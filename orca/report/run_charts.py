@@ -45,8 +45,9 @@ PANELS = (
     Panel("Peak memory of a device, GiB", ("throughput/peak_memory_gib",), ("peak memory",)),
     Panel("Length of responses, tokens", ("data/response_tokens", "samples/response_tokens"),
           ("teacher's, in the step", "student's, to held-out questions")),
-    Panel("Packs filled, and time spent waiting for data",
-          ("throughput/fill", "throughput/data_wait"), ("fill", "data wait"), percent=True),
+    Panel("Packs filled, and waiting for data",
+          ("throughput/fill", "throughput/data_wait"),
+          ("packs filled", "share of time waiting for data"), percent=True),
     Panel("Skipped steps", ("guards/skipped_steps",), ("skipped steps",)),
 )  # fmt: skip
 """In the order of the page."""
@@ -91,7 +92,15 @@ def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> list[Chart]:
                     for s in run.stages
                     if metric in s.metrics
                 ]
-                one = series_of(run.name, colour, parts, buckets, run.name, _is_after(metric))
+                one = series_of(
+                    run.name,
+                    colour,
+                    parts,
+                    buckets,
+                    run.name,
+                    _is_after(metric),
+                    metric != "train/lr",
+                )
                 series += [one] if one.segments else []
             if series:
                 title = _title(panel, place, metric)
@@ -125,7 +134,9 @@ def _chart(
             name = panel.names[place] if panel.names else metric.removesuffix("/accuracy")
             name = name.removeprefix("val/loss/").removeprefix("eval/")
             name = name if one_line else f"{name}, {own[0].name}"
-            one = series_of(name, place + 2 * number, parts, dots=_is_after(metric))
+            one = series_of(
+                name, place + 2 * number, parts, dots=_is_after(metric), smooth=metric != "train/lr"
+            )
             series += [one] if one.segments else []
     if not series:
         return None
@@ -161,14 +172,14 @@ def _chosen(panel: Panel, logged: Sequence[str]) -> list[str]:
 
 def _title(panel: Panel, place: int, metric: str) -> str:
     """Of a chart for one metric of a panel."""
-    whole = metric.split("/")[1] if metric.startswith("eval/") else metric
     if metric in ("train/loss", "val/loss"):
         return f"{'Training' if place == 0 else 'Held-out'} loss, nats per target token"
-    if metric.startswith("val/loss/"):
-        return f"Held-out loss on {metric.removeprefix('val/loss/')}"
     if len(panel.metrics) == 1 and "*" not in panel.metrics[0]:
         return panel.title
-    return f"{panel.title}: {panel.names[place] if panel.names else whole}"
+    if panel.names and panel.percent:
+        return panel.names[place].capitalize()
+    name = panel.names[place] if panel.names else metric.split("/", 1)[1].removeprefix("loss/")
+    return f"{panel.title}: {name.removesuffix('/accuracy')}"
 
 
 def _is_after(metric: str) -> bool:

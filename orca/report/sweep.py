@@ -123,7 +123,10 @@ class Sweep:
         found: dict[tuple[tuple[str, str], ...], list[Job]] = {}
         for job in self.jobs:
             found.setdefault(job.group, []).append(job)
-        groups = [Group(self._label(key, own), tuple(own)) for key, own in found.items()]
+        groups = [
+            Group(self._label(key, own), tuple(sorted(own, key=lambda job: job.run.name)))
+            for key, own in found.items()
+        ]
         return sorted(groups, key=_first)
 
     @property

@@ -111,7 +111,9 @@ def _whiskers(sweep: Sweep, measure: str) -> tuple[list[Whisker], list[tuple[str
             if v is not None]  # fmt: skip
     # A wide interval of two seeds must not squeeze everything else: the axis follows the means.
     seen = [v for _, _, own, dots in found for v in (own.mean, *(d for d, _ in dots))]
-    room = (max(seen) - min(seen)) or abs(seen[0]) or 1.0
+    room = max(seen) - min(seen)
+    if room == 0:  # nothing to see: all are alike
+        return [], []
     low, high = max(min(ends), min(seen) - room), min(max(ends), max(seen) + room)
     margin = 0.04 * ((high - low) or 1.0)
     axis = Axis(low - margin, high + margin)
