@@ -74,8 +74,12 @@ class StageRun:
         steps, _ = self.metrics.get("train/loss", (np.zeros(0), None))
         return int(steps[-1]) + 1 if len(steps) else 0
 
+    def values(self, metric: str) -> np.ndarray:
+        """float64 [points]; none where it was not logged."""
+        return self.metrics[metric][1] if metric in self.metrics else np.zeros(0)
+
     def last(self, metric: str) -> float | None:
-        values = self.metrics[metric][1] if metric in self.metrics else ()
+        values = self.values(metric)
         return float(values[-1]) if len(values) else None
 
     def ends(self, name: str, metric: str) -> dict[str, float] | None:
@@ -83,7 +87,7 @@ class StageRun:
         metrics; a stage that is not finished has no last one."""
         if self.results:
             return self.results[name]
-        values = self.metrics[metric][1] if metric in self.metrics else ()
+        values = self.values(metric)
         return {"before": float(values[0])} if len(values) else None
 
 

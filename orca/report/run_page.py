@@ -216,9 +216,9 @@ def _figures(stages: Sequence[StageRun]) -> list[tuple[str, list[str]]]:
     cards = [stage.card for stage in stages]
     if not any(cards):
         return []
-    rows = [(name, [_number(c and c["totals"].get(key, 0)) for c in cards])
+    rows = [(name, [_number(c["totals"].get(key, 0) if c else None) for c in cards])
             for name, key in FIGURES]  # fmt: skip
-    rows.insert(2, ("dropped", [_number(c and sum(c["dropped"].values())) for c in cards]))
+    rows.insert(2, ("dropped", [_number(sum(c["dropped"].values()) if c else None) for c in cards]))
     rows.append(("packs filled", [UNKNOWN if not c else f"{c['fill']:.1%}" for c in cards]))
     rows.append(("examples per pack", [UNKNOWN if not c else f"{c['examples_per_pack']:.2f}"
                                        for c in cards]))  # fmt: skip

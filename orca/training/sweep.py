@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from orca.report import (
     JOB_FILE,
@@ -50,7 +50,7 @@ class SweepTable(Callback):
         if hydra.mode != RunMode.MULTIRUN or config.plan:
             return
         launcher = [o for o in hydra.overrides.hydra if not o.startswith(SWEEPER)]
-        if OmegaConf.select(hydra, "runtime.choices.hydra/sweeper") not in (None, "basic"):
+        if hydra.runtime.choices.get("hydra/sweeper") not in (None, "basic"):
             launcher.append("hydra/sweeper=basic")
         job = {
             "launch": self.launch,
