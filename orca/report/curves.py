@@ -129,7 +129,7 @@ def y_axis(series: Sequence[Series]) -> Axis:
     low = float(min(s.low.min() for one in series for s in one.segments))
     high = float(max(s.high.max() for one in series for s in one.segments))
     middle = float(np.median(np.concatenate([s.mean for one in series for s in one.segments])))
-    if low > 0 and high > 40 * middle:
+    if low > 1e-9 * high > 0 and high > 40 * middle:
         return Axis(low / 1.2, high * 1.2, log=True)
     if high <= low:
         room = abs(high) * 0.1 or 1.0

@@ -72,16 +72,20 @@ def run_charts(run: Run) -> list[Chart]:
     return charts
 
 
-def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> list[Chart]:
+def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> tuple[list[Chart], list[Chart]]:
     """A chart for each metric, a curve for each run, over target tokens where all runs count them.
 
     Args:
         colours: of the runs.
+
+    Returns:
+        Charts to see, and those of single sub-collections, which may be many.
     """
     by_tokens = all("data/target_tokens" in s.metrics for run in runs for s in run.stages)
     buckets = max(100, min(BUCKETS, 10_000 // max(len(runs), 1)))
     logged = dict.fromkeys(name for run in runs for s in run.stages for name in s.metrics)
-    charts = []
+    charts: list[Chart] = []
+    details: list[Chart] = []
     for panel in _panels(logged):
         for place, metric in enumerate(_chosen(panel, list(logged))):
             series = []
@@ -105,9 +109,10 @@ def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> list[Chart]:
             if series:
                 title = _title(panel, place, metric)
                 across = "target tokens" if by_tokens else "optimizer step"
-                charts.append(Chart(title, series, across, panel.percent, metric == "val/loss"))
+                chart = Chart(title, series, across, panel.percent, metric == "val/loss")
+                (details if metric.startswith("val/loss/") else charts).append(chart)
     charts.sort(key=lambda chart: not chart.is_wide)
-    return charts
+    return charts, details
 
 
 def stage_starts(run: Run, by_tokens: bool = False) -> dict[str, float]:
@@ -174,11 +179,13 @@ def _title(panel: Panel, place: int, metric: str) -> str:
     """Of a chart for one metric of a panel."""
     if metric in ("train/loss", "val/loss"):
         return f"{'Training' if place == 0 else 'Held-out'} loss, nats per target token"
+    if metric.startswith("val/loss/"):
+        return f"Held-out loss on {metric.removeprefix('val/loss/')}"
     if len(panel.metrics) == 1 and "*" not in panel.metrics[0]:
         return panel.title
     if panel.names and panel.percent:
         return panel.names[place].capitalize()
-    name = panel.names[place] if panel.names else metric.split("/", 1)[1].removeprefix("loss/")
+    name = panel.names[place] if panel.names else metric.split("/", 1)[1]
     return f"{panel.title}: {name.removesuffix('/accuracy')}"
 
 

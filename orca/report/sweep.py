@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from orca.report.again import split_name
 from orca.report.directory import Run, StageRun, job_directories, read_run
 from orca.report.evaluations import find_evaluations
 from orca.report.options import UNKNOWN, differences, shown
@@ -234,24 +233,13 @@ def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, floa
 
 def _told(run: Run) -> dict[str, str]:
     """Options of the job's command line; of older sweeps, those in the name of its directory."""
-    given = run.job.get("options") or _split(run.path.name)
+    given = run.job.get("options") or split_name(run.path.name)
     parser = OverridesParser.create()
     try:
         parsed = parser.parse_overrides(list(given))
     except OverrideParseException:
         return {}
     return {one.key_or_group: one.get_value_string() for one in parsed}
-
-
-def _split(name: str) -> list[str]:
-    """``a=1,b=[1,2]`` at the commas before a key: values may have commas too."""
-    parts: list[str] = []
-    for text in name.split(","):
-        if "=" in text:
-            parts.append(text)
-        elif parts:
-            parts[-1] += f",{text}"
-    return parts
 
 
 def _value(run: Run, told: Mapping[str, str], key: str) -> str:
@@ -269,45 +257,6 @@ def _loss(job: Job) -> float:
 def _first(group: Group) -> float:
     loss = group.estimates().get("held_out_loss")
     return loss.mean if loss else math.inf
-
-
-# The command that runs a job again ----------------------------------------------------------------
-
-
-def command(run: Run) -> str | None:
-    """What runs this one job of a sweep again, in its directory; None where that is not known."""
-    options = list(run.job.get("options", ()))
-    launcher = list(run.job.get("launcher", ()))
-    if not options:
-        options = _older_options(run.path)
-    if not options:
-        return None
-    kept = [o for o in options if o.lstrip("+~").split("=")[0] not in ("resume", "overwrite")]
-    place = f"hydra.sweep.subdir='{run.path.name}'"
-    return " ".join(["python train.py -m", *map(_quoted, [*kept, "resume=auto", *launcher, place])])
-
-
-def _older_options(job: Path) -> list[str]:
-    """Of a sweep that wrote no job.json: the last launch's options and the name of the job."""
-    own, file = _split(job.name), job.parent / "multirun.yaml"
-    if not own or not file.exists():
-        return []
-    saved: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    keys = {text.split("=")[0] for text in own}
-    return [o for o in saved["hydra"]["overrides"]["task"] if o.split("=")[0] not in keys] + own
-
-
-def _quoted(text: str) -> str:
-    """For a shell, where it needs that."""
-    if all(c.isalnum() or c in "=._-/:@%+" for c in text):
-        return text
-    if "'" not in text:
-        return f"'{text}'"
-    escaped = "".join(f"\\{c}" if c in '"$`\\!' else c for c in text)
-    return f'"{escaped}"'
-
-
-# Files --------------------------------------------------------------------------------------------
 
 
 def save_csv(sweep: Sweep, file: Path) -> None:

@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 from orca.page import environment
 from orca.report import sweep_tables
+from orca.report.again import command
 from orca.report.curves import HEIGHT, SMOOTHING, WIDTH, Axis
 from orca.report.options import differences
 from orca.report.run_charts import compared_charts
-from orca.report.sweep import SEEDS, Estimate, Job, Sweep, command
+from orca.report.sweep import SEEDS, Estimate, Job, Sweep
 from orca.training.directory import flat_options
 
 
@@ -50,6 +51,7 @@ def sweep_html(sweep: Sweep, out: Path, is_sweep: bool = True) -> str:
     whisker_plots = [
         (sweep_tables.NAMES.get(name, name), *_whiskers(sweep, name)) for name in sweep.measures
     ]
+    charts, details = compared_charts([job.run for job in with_curves], colours)
     return environment(Path(__file__).parent).get_template("sweep.html.j2").render(
         sweep=sweep,
         is_sweep=is_sweep,
@@ -66,7 +68,8 @@ def sweep_html(sweep: Sweep, out: Path, is_sweep: bool = True) -> str:
         whiskers=[plot for plot in whisker_plots if plot[1]],
         legend=[(group.label, i, [(_legend(job, sweep), job) for job in group.jobs])
                 for i, group in enumerate(groups)],
-        charts=compared_charts([job.run for job in with_curves], colours) if with_curves else [],
+        charts=charts,
+        details=details,
         missing=[(sweep_tables.told(job), command(job.run), job.run.state)
                  for job in sweep.unfinished],
         differing=_differing(sweep),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from orca.report.again import command
 from orca.report.options import UNKNOWN
-from orca.report.sweep import SEEDS, Estimate, Group, Job, Sweep, command
+from orca.report.sweep import SEEDS, Estimate, Group, Job, Sweep
 
 NAMES = {"held_out_loss": "held-out loss", "exact_answer": "exact answers"}
 

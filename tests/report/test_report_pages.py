@@ -16,7 +16,7 @@ from made_runs import HOSTILE, losses, sample, write_stage
 
 from orca.config import CONF_DIR
 from orca.report import read_sweep, write_run_report
-from orca.report.sweep import command
+from orca.report.again import command
 
 ROOT = CONF_DIR.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

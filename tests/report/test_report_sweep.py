@@ -28,7 +28,9 @@ from orca.report import (
     write_sweep_report,
 )
 from orca.report.__main__ import write
-from orca.report.sweep import command, t_quantile
+from orca.report.again import command
+from orca.report.run_charts import compared_charts
+from orca.report.sweep import t_quantile
 from orca.report.sweep_tables import duration
 
 STAGE = "flan5m_chatgpt"
@@ -250,6 +252,17 @@ def test_many_jobs_make_a_page_of_moderate_size(tmp_path: Path) -> None:
         write_stage(job / STAGE, metrics, (2.0, 1.0))
     found = read_sweep(tmp_path)
     assert 100_000 < len(sweep_html(found, tmp_path / "report.html")) < 1_500_000
+
+
+def test_sub_collections_have_a_chart_each_apart_from_the_others(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        metrics = losses([2.0, 1.0]) | {f"val/loss/{x}": [(0, 2.0), (2, 1.0)] for x in "ab"}
+        write_stage(tmp_path / f"seed={seed}" / STAGE, metrics, (2.0, 1.0))
+    runs = [job.run for job in read_sweep(tmp_path).jobs]
+    charts, details = compared_charts(runs, [0, 0])
+    assert [chart.title for chart in details] == ["Held-out loss on a", "Held-out loss on b"]
+    assert charts[0].title.startswith("Held-out loss") and charts[0].is_wide
+    assert [part.x.tolist() for part in charts[0].series[0].segments] == [[0, 20]], "target tokens"
 
 
 @pytest.mark.parametrize(
