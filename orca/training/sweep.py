@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -46,7 +45,7 @@ class SweepTable(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Write ``job.json``: all that is needed to run the job again, and to miss its stages."""
-        hydra = HydraConfig.get()
+        hydra = config.hydra  # some launchers call this for all jobs before the first runs
         if hydra.mode != RunMode.MULTIRUN or config.plan:
             return
         launcher = [o for o in hydra.overrides.hydra if not o.startswith(SWEEPER)]
@@ -59,6 +58,7 @@ class SweepTable(Callback):
             "stages": [str(name) for name in config.stages],
         }
         file = Path(hydra.runtime.output_dir) / JOB_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(job, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
