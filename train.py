@@ -15,6 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from orca.config import check_config, job_options, run_program
+from orca.report import try_report, write_run_report
 from orca.training import (
     TRAIN_OPTIONS,
     describe,
@@ -44,6 +45,7 @@ def main(config: DictConfig) -> float | None:
         results = train_stage(config, str(name))
         if results:  # on rank 0
             print(describe(results, Path(config.paths.run_dir) / str(name)), flush=True)
+            try_report(write_run_report, Path(config.paths.run_dir))
     if is_rank_zero():
         print(next_command(config), flush=True)
     return held_out_loss(config)

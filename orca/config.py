@@ -34,7 +34,7 @@ from omegaconf.errors import (
 )
 
 from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
-from orca.sweeps.jobs import FAILED, ThisJob
+from orca.sweeps.jobs import ERROR_FILE, FAILED, ThisJob
 from orca.sweeps.names import sweep_job_name
 from orca.traces import NUMBERED_MESSAGES
 
@@ -152,6 +152,8 @@ def _job(
 
     @functools.wraps(main)
     def job(config: DictConfig) -> Any:
+        file = Path(HydraConfig.get().runtime.output_dir) / ERROR_FILE
+        file.unlink(missing_ok=True)
         try:
             value = main(config)
             this_job.give_back(value)
@@ -163,9 +165,12 @@ def _job(
             if isinstance(error, Stopped):
                 raise  # the sweep was told to stop, not this job alone
             if isinstance(error, (Unfinished, *USER_ERRORS)):
-                _tell(f"error in this job: {explain(error)}")
+                sentence = explain(error)
+                _tell(f"error in this job: {sentence}")
             else:
+                sentence = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
+            file.write_text(sentence + "\n", encoding="utf-8")
         return FAILED
 
     return job

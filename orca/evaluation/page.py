@@ -15,17 +15,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from orca.evaluation.paper import ORCA, TABLES, VICUNA
 from orca.evaluation.results import Results, as_json
 from orca.evaluation.scores import AVERAGE, Score
 from orca.evaluation.tables import printed_cell, task_name
+from orca.page import environment
 
 BESIDE = (VICUNA, ORCA, "ChatGPT", "GPT-4")
 """Columns of the paper that stand in charts; all stand in tables."""
 RADIUS = 150  # of the radar chart, in SVG units
-SHOWN = 1_500  # characters of a prompt or an answer
 
 
 @dataclass(frozen=True)
@@ -106,24 +104,20 @@ def report_markdown(results: Results) -> str:
 
 def report_html(results: Results) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["short"] = _short
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        header=_header(results),
-        charts=[chart(name, runs) for name, runs in results.scores.items()],
-        examples=[
-            (name, list(own)) for name, own in groupby(results.examples, lambda one: one.benchmark)
-        ],
-        facts=json.dumps(results.facts, indent=1, ensure_ascii=False),
-        radius=RADIUS,
-        average=AVERAGE,
+    return (
+        environment(Path(__file__).parent)
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            header=_header(results),
+            charts=[chart(name, runs) for name, runs in results.scores.items()],
+            examples=[
+                (name, list(own))
+                for name, own in groupby(results.examples, lambda one: one.benchmark)
+            ],
+            facts=json.dumps(results.facts, indent=1, ensure_ascii=False),
+            radius=RADIUS,
+        )
     )
 
 
@@ -137,10 +131,6 @@ def _said(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     return ", ".join(f"{name.replace('_', ' ')} {own}" for name, own in value.items())
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text):,} characters)"
 
 
 def chart(benchmark: str, runs: Mapping[str, Sequence[Score]]) -> Chart:

@@ -25,6 +25,9 @@ from orca.processes import end_with_parent
 FAILED = float("inf")
 """What a failed job of a sweep returns: the worst loss there is."""
 
+ERROR_FILE = "error.txt"
+"""Why a job of a sweep failed, in its directory: other processes tell of it too."""
+
 JOB_VARIABLE = "ORCA_JOB"
 LOG_FILE = "output.log"
 VALUE_FILE = ".value.json"

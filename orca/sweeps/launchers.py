@@ -18,7 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from orca.errors import Stopped, UserError
-from orca.sweeps.jobs import FAILED, NOT_RUN, Job, Outcome, StopRequest, run_process
+from orca.sweeps.jobs import ERROR_FILE, FAILED, NOT_RUN, Job, Outcome, StopRequest, run_process
 
 Report = Callable[[Job, Outcome], None]
 
@@ -66,6 +66,8 @@ class ProcessLauncher(Launcher):
         def tell(job: Job, outcome: Outcome) -> None:
             well = "finished" if outcome.value is None else f"held-out loss {outcome.value:.4f}"
             print(f"job {job.number} {job.name}: {outcome.why or well}", flush=True)
+            if outcome.status:
+                (job.directory / ERROR_FILE).write_text(f"{outcome.why}\n", encoding="utf-8")
 
         with stop.listening():
             outcomes = self._run(jobs, stop, tell)

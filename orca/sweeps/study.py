@@ -231,7 +231,7 @@ def _distribution(override: Override) -> BaseDistribution:
             return IntDistribution(low, high, log=log)
         return FloatDistribution(float(low), float(high), log=log)
     if isinstance(value, RangeSweep):
-        numbers = list(override.sweep_iterator(Transformer.identity))
+        numbers: list[Any] = list(override.sweep_iterator(Transformer.identity))
         if all(isinstance(number, int) for number in numbers):
             return IntDistribution(numbers[0], numbers[-1], step=abs(int(value.step)), log=log)
         return FloatDistribution(numbers[0], numbers[-1], step=abs(float(value.step or 1)))

@@ -153,8 +153,8 @@ def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str])
 
 
 def _differences(old: Any, new: DictConfig) -> list[str]:
-    before = _flat(OmegaConf.to_container(old, resolve=True))
-    after = _flat(OmegaConf.to_container(new, resolve=True))
+    before = flat_options(OmegaConf.to_container(old, resolve=True))
+    after = flat_options(OmegaConf.to_container(new, resolve=True))
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted({*before, *after})
@@ -163,10 +163,11 @@ def _differences(old: Any, new: DictConfig) -> list[str]:
     ]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat_options(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested configuration by their dotted name; an empty mapping is a leaf."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flat_options(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import platform
 import shlex
 import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from orca.stream import TraceDataModule
 from orca.training.loggers import METRICS_FILE, read_metrics
+
+MACHINE_FILE = "machine.json"
 
 
 def summarise(directory: Path, datamodule: TraceDataModule, stage: str) -> dict[str, Any]:
@@ -173,6 +180,34 @@ def model_card(
             "",
         ]
     )
+
+
+def save_machine(directory: Path, trainer: L.Trainer) -> None:
+    """``machine.json``: what trains this stage, from which code and since when.
+
+    A run that goes on elsewhere overwrites it; ``began`` stays.
+    """
+    file = directory / MACHINE_FILE
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} thread(s)"
+    libraries = ("torch", "lightning", "transformers")
+    facts = {
+        "device": f"{trainer.world_size} × {name}{threads}, {trainer.precision}",
+        "software": ", ".join(f"{one} {version(one)}" for one in libraries),
+        "commit": git_commit(),
+        "began": known.get("began") or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    file.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _processor() -> str:
+    """The processor's name, as Linux knows it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def git_commit() -> str | None:

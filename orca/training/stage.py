@@ -30,7 +30,7 @@ from orca.training.loggers import MetricsCsv
 from orca.training.lora import merged, save_adapter
 from orca.training.module import ExplanationTuning
 from orca.training.ranks import is_rank_zero, is_restarted, join_ranks, on_rank_zero
-from orca.training.report import model_card, plot_loss, summarise
+from orca.training.report import model_card, plot_loss, save_machine, summarise
 from orca.training.saving import CHECKPOINTS
 from orca.training.stopping import StopSignals, Watchdog
 from orca.training.strategies import TIMEOUT_MINUTES
@@ -166,6 +166,7 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
     begin = LambdaCallback(on_train_batch_end=lambda *_: run.begin())
     trainer = build_trainer(config, name, directory, [stop, Watchdog(minutes), begin])
     _announce(config, name, stage, start_from, trainer, datamodule)
+    on_rank_zero(lambda: save_machine(directory, trainer))
 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
     csv.cut(checkpoint[0] if checkpoint else 0)

@@ -1,67 +1,77 @@
-"""After ``python train.py -m …``: one table of all jobs, best held-out loss first."""
+"""Around ``python train.py -m …``: what its jobs are, and at its end their table and report."""
 
 from __future__ import annotations
 
-import csv
 import json
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from orca.config import FAILED
+from orca.report import (
+    JOB_FILE,
+    read_sweep,
+    save_csv,
+    sweep_markdown,
+    sweep_text,
+    try_report,
+    write_sweep_report,
+)
 
-COLUMNS = ("job", "stage", "held_out_loss", "exact_answer", "tokens_per_second", "seconds")
+SWEEPER = ("hydra.mode", "hydra/sweeper", "hydra.sweeper", "hydra.sweep")
+"""Options of a sweep that running one of its jobs again does not want."""
 
 
 class SweepTable(Callback):
-    """Prints the jobs' results and writes them to ``sweep.csv`` in the sweep's directory.
+    """Prints the jobs' results with intervals over seeds; writes ``sweep.csv``, ``sweep.md`` and
+    ``report.html`` in the sweep's directory.
 
-    The sweep ends with status 1 when a job failed; the others are run all the same.
+    All jobs of the directory are in the table, those of earlier launches too. The sweep ends with
+    status 1 when a job of this launch has not finished; the others are run all the same.
+
+    A job may run in another process or on another machine, where a copy of this object is. So what
+    is known of jobs in the end is what they left in their directories.
     """
 
     def __init__(self) -> None:
-        self.failed = 0
+        self.launch = ""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.launch = secrets.token_hex(4)  # before launchers copy this object
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Write ``job.json``: all that is needed to run the job again, and to miss its stages."""
+        hydra = config.hydra  # some launchers call this for all jobs before the first runs
+        if hydra.mode != RunMode.MULTIRUN or config.plan:
+            return
+        launcher = [o for o in hydra.overrides.hydra if not o.startswith(SWEEPER)]
+        if hydra.runtime.choices.get("hydra/sweeper") not in (None, "basic"):
+            launcher.append("hydra/sweeper=basic")
+        job = {
+            "launch": self.launch,
+            "options": list(hydra.overrides.task),
+            "launcher": launcher,
+            "stages": [str(name) for name in config.stages],
+        }
+        file = Path(hydra.runtime.output_dir) / JOB_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(job, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if config.plan:
+            return
         directory = Path(config.hydra.sweep.dir)
-        rows = collect(directory)
-        if not rows:
-            print(f"no job of the sweep in {directory} has finished", flush=True)
+        sweep = read_sweep(directory)
+        print(sweep_text(sweep), flush=True)
+        save_csv(sweep, directory / "sweep.csv")
+        (directory / "sweep.md").write_text(sweep_markdown(sweep), encoding="utf-8")
+        try_report(write_sweep_report, directory)
+        own = [job for job in sweep.jobs if job.run.job.get("launch") == self.launch]
+        missing = [job.run.name for job in own if job.run.state != "finished"]
+        if missing or not own:
+            print(f"not finished: {', '.join(missing) or 'any job'}", flush=True)
             sys.exit(1)
-        with (directory / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
-        widths = [max(len(str(row[i])) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-        for row in [COLUMNS, *rows]:
-            print("  ".join(str(value).ljust(w) for value, w in zip(row, widths, strict=True)))
-        if self.failed:
-            print(f"failed: {self.failed} job(s); their errors are above", flush=True)
-            sys.exit(1)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        # A job that failed has returned no held-out loss (see orca.config).
-        self.failed += (
-            job_return.status == JobStatus.COMPLETED and job_return.return_value == FAILED
-        )
-
-
-def collect(directory: Path) -> list[tuple[str, ...]]:
-    """One row per finished job and stage below ``directory``, lowest held-out loss first."""
-    found = []
-    for file in directory.glob("*/*/results.json"):
-        results = json.loads(file.read_text(encoding="utf-8"))
-        loss = (results["held_out_loss"] or {}).get("after")
-        answers = (results["exact_answer"] or {}).get("after")
-        row = (
-            file.parent.parent.name,
-            results["stage"],
-            "" if loss is None else f"{loss:.4f}",
-            "" if answers is None else f"{answers:.1%}",
-            f"{results['tokens_per_second'] or 0:.0f}",
-            f"{results['seconds']:.0f}",
-        )
-        found.append((float("inf") if loss is None else loss, row))
-    return [row for _, row in sorted(found)]

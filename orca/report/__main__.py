@@ -1,0 +1,86 @@
+"""Make the reports of runs and sweeps again, finished or still running.
+
+python -m orca.report runs/NAME                    # of a run or a sweep, in its directory
+python -m orca.report runs/NAME --evaluation DIR   # with an evaluation that lies elsewhere
+python -m orca.report runs/ONE runs/OTHER          # beside each other: comparison.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from orca.errors import UserError
+from orca.report import (
+    read_sweep,
+    save_csv,
+    sweep_markdown,
+    sweep_text,
+    write_comparison,
+    write_run_report,
+    write_sweep_report,
+)
+from orca.report.directory import has_stages, job_directories
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write what is asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orca.report", description="Reports of training runs and sweeps."
+    )
+    parser.add_argument("directories", nargs="+", type=Path, help="of runs or sweeps")
+    parser.add_argument(
+        "--evaluation", action="append", default=[], type=Path, metavar="DIR",
+        help="an out= directory of evaluate.py to show with a run (several times)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path("comparison.html"),
+        help="page of several directories (comparison.html)",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        for file in write(given.directories, given.evaluation, given.out):
+            print(file)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write(directories: list[Path], evaluations: list[Path], out: Path) -> list[Path]:
+    """Pages of one directory, or the comparison of several.
+
+    Raises:
+        UserError: a directory holds no run.
+    """
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is no directory: give runs/NAME of a run or a sweep")
+        if not has_stages(directory) and not job_directories(directory):
+            raise UserError(
+                f"{directory} holds no run: no directory in it has a config.yaml. Give runs/NAME, "
+                "in which the stages or the jobs of a sweep lie"
+            )
+    if len(directories) > 1:
+        if evaluations:
+            raise UserError("--evaluation goes with one run; a comparison shows what lies in them")
+        return [write_comparison(directories, out)]
+    directory, files = directories[0], []
+    jobs = job_directories(directory)
+    if has_stages(directory):
+        files.append(write_run_report(directory, evaluations))
+    elif evaluations:
+        raise UserError(f"--evaluation goes with one run; {directory} is a sweep")
+    if jobs:
+        files += [write_run_report(job) for job in jobs]
+        sweep = read_sweep(directory)
+        save_csv(sweep, directory / "sweep.csv")
+        (directory / "sweep.md").write_text(sweep_markdown(sweep), encoding="utf-8")
+        print(sweep_text(sweep))
+        files.append(write_sweep_report(directory))
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(main())

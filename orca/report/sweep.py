@@ -1,0 +1,288 @@
+"""Jobs of a sweep beside each other: which options differ, means and intervals over seeds.
+
+Everything is read from the jobs' directories, so it does not matter which process, launcher or
+machine ran a job, or whether one launch or several made the sweep.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from orca.report.again import split_name
+from orca.report.directory import Run, StageRun, job_directories, read_run
+from orca.report.evaluations import find_evaluations
+from orca.report.options import UNKNOWN, differences, shown
+from orca.training.directory import flat_options
+
+SEEDS = ("seed", "data.seed")
+"""Options that make another draw of the same experiment."""
+
+NO_EXPERIMENT = ("resume", "overwrite", "run", "paths")
+"""Options that a job may be started with again, without being another one."""
+
+RESULTS = ("held_out_loss", "exact_answer")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of ``n`` seeds with its 95 % t interval, which one seed does not have."""
+
+    n: int
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a job had after a finished stage.
+
+    Attributes:
+        measures: by name: ``held_out_loss``, ``exact_answer``, ``eval/bbh``, …
+        is_last: the job ends with this stage.
+    """
+
+    stage: str
+    measures: Mapping[str, float]
+    seconds: float
+    target_tokens: int
+    tokens_per_second: float
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of the sweep: its swept options as texts (``seed`` among them), and its results."""
+
+    run: Run
+    options: Mapping[str, str]
+    results: tuple[StageResult, ...]
+    held_out: frozenset[str]
+
+    @property
+    def last(self) -> StageResult | None:
+        """The results of the whole job; None until it has finished."""
+        done = self.run.state == "finished" and bool(self.results)
+        return self.results[-1] if done else None
+
+    @property
+    def group(self) -> tuple[tuple[str, str], ...]:
+        return tuple((key, value) for key, value in self.options.items() if key not in SEEDS)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that differ by their seed alone."""
+
+    label: str
+    jobs: tuple[Job, ...]
+
+    @property
+    def finished(self) -> list[Job]:
+        return [job for job in self.jobs if job.last]
+
+    def estimates(self, stage: str | None = None) -> dict[str, Estimate]:
+        """By measure: of the finished jobs, or of all that have finished ``stage``."""
+        if stage is None:
+            results = [job.last for job in self.jobs]
+        else:
+            results = [one for job in self.jobs for one in job.results if one.stage == stage]
+        known = [one.measures for one in results if one is not None]
+        names = dict.fromkeys(name for measures in known for name in measures)
+        return {n: estimate([own[n] for own in known if n in own]) for n in names}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Several runs to compare.
+
+    Attributes:
+        jobs: lowest held-out loss first, those that have not finished last.
+        keys: options of the command line whose values differ, ``seed`` among them. Of runs that
+            are no jobs of one sweep ``seed`` at most; their configurations say what else differs.
+    """
+
+    path: Path
+    name: str
+    jobs: tuple[Job, ...]
+    keys: tuple[str, ...]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Lowest mean held-out loss first; groups without one last."""
+        found: dict[tuple[tuple[str, str], ...], list[Job]] = {}
+        for job in self.jobs:
+            found.setdefault(job.group, []).append(job)
+        groups = [
+            Group(self._label(key, own), tuple(sorted(own, key=lambda job: job.run.name)))
+            for key, own in found.items()
+        ]
+        return sorted(groups, key=_first)
+
+    @property
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs if job.run.state != "finished"]
+
+    @property
+    def measures(self) -> list[str]:
+        """All that jobs were measured by, in the order of the tables."""
+        names = dict.fromkeys(n for j in self.jobs for one in j.results for n in one.measures)
+        return [n for n in RESULTS if n in names] + sorted(n for n in names if n not in RESULTS)
+
+    @property
+    def stages(self) -> list[str]:
+        return list(dict.fromkeys(one.stage for job in self.jobs for one in job.results))
+
+    def _label(self, group: tuple[tuple[str, str], ...], jobs: Sequence[Job]) -> str:
+        named = [f"{key}={value}" for key, value in group if key in self.keys]
+        return ", ".join(named) or ", ".join(job.run.name for job in jobs)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % t interval: mean ± t(0.975, n - 1) · s / √n."""
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n < 2:
+        return Estimate(n, mean)
+    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(n, mean, mean - half, mean + half)
+
+
+def t_quantile(degrees: int) -> float:
+    """97.5 % of Student's t with ``degrees`` of freedom lie below.
+
+    With t = √ν tan θ the density becomes cos^(ν - 1) θ, which is added up to 95 % of its half.
+    """
+    angle = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angle) ** (degrees - 1)
+    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(degrees) * math.tan(np.interp(0.95, below / below[-1], angle))
+
+
+def read_sweep(directory: Path) -> Sweep:
+    """The sweep in ``directory``, with all its jobs in whatever state they are."""
+    runs = [read_run(path) for path in job_directories(directory)]
+    return compare(runs, directory, directory.resolve().name)
+
+
+def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
+    """Runs beside each other, by what they were told on the command line or, where that is not
+    known of all, by their configurations."""
+    told = [_told(run) for run in runs]
+    keys: tuple[str, ...] = ()
+    if all(options for options in told):
+        options = [
+            {key: _value(run, own, key) for key in dict.fromkeys(k for t in told for k in t)}
+            for run, own in zip(runs, told, strict=True)
+        ]
+        keys = tuple(
+            key
+            for key in dict.fromkeys(k for one in options for k in one)
+            if len({one[key] for one in options}) > 1 and key.split(".")[0] not in NO_EXPERIMENT
+        )
+        swept = [{key: one[key] for key in keys} for one in options]
+    else:
+        rows = differences([flat_options(run.config) if run.stages else {} for run in runs])
+        swept = [{key: values[i] for key, values in rows} for i in range(len(runs))]
+        if any("seed" in one for one in swept):
+            keys = ("seed",)
+    jobs = tuple(_job(run, own) for run, own in zip(runs, swept, strict=True))
+    return Sweep(path, name, tuple(sorted(jobs, key=_loss)), keys)
+
+
+def _job(run: Run, options: Mapping[str, str]) -> Job:
+    evaluations: dict[str, float] = {}
+    for evaluation in find_evaluations(run.path):
+        evaluations |= {f"eval {k}": v.value for k, v in evaluation.averages().items()}
+    finished = [stage for stage in run.stages if stage.results]
+    results = tuple(
+        _stage_result(stage, run.state == "finished" and stage is run.stages[-1], evaluations)
+        for stage in finished
+    )
+    cards = (stage.card for stage in run.stages if stage.card)
+    held_out = frozenset(str(card["facts"].get("held out", "none")) for card in cards)
+    return Job(run, options, results, held_out)
+
+
+def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, float]) -> StageResult:
+    results = stage.results
+    assert results is not None
+    measures = {name: results[name]["after"] for name in RESULTS if results[name]}
+    for metric in stage.metrics:
+        if metric.startswith("eval/") and metric.endswith("/accuracy"):
+            measures[metric.removesuffix("/accuracy")] = stage.last(metric) or 0.0
+    if is_last:  # it is not known which stage's model was evaluated; as a rule it is the last
+        measures |= evaluations
+    return StageResult(
+        stage.name,
+        measures,
+        results["seconds"],
+        results["target_tokens"],
+        results["tokens_per_second"] or 0.0,
+        is_last,
+    )
+
+
+def _told(run: Run) -> dict[str, str]:
+    """Options of the job's command line; of older sweeps, those in the name of its directory."""
+    given = run.job.get("options") or split_name(run.path.name)
+    parser = OverridesParser.create()
+    try:
+        parsed = parser.parse_overrides(list(given))
+    except OverrideParseException:
+        return {}
+    return {one.key_or_group: one.get_value_string() for one in parsed}
+
+
+def _value(run: Run, told: Mapping[str, str], key: str) -> str:
+    """A job's value of an option; what it was not told it has from its configuration."""
+    if key in told:
+        return told[key]
+    return shown(flat_options(run.config), key) if run.stages else UNKNOWN
+
+
+def _loss(job: Job) -> float:
+    last = job.last
+    return last.measures.get("held_out_loss", math.inf) if last else math.inf
+
+
+def _first(group: Group) -> float:
+    loss = group.estimates().get("held_out_loss")
+    return loss.mean if loss else math.inf
+
+
+def save_csv(sweep: Sweep, file: Path) -> None:
+    """A row for each job and finished stage, with mean and interval of its group's seeds."""
+    measures = sweep.measures
+    head = ["job", "stage", "held_out_loss", "exact_answer", "tokens_per_second", "seconds"]
+    others = [name for name in measures if name not in RESULTS]
+    head += [*sweep.keys, *others, "seeds"]
+    head += [f"{name}_{end}" for name in measures for end in ("mean", "low", "high")]
+    groups = {job.run.path: group for group in sweep.groups for job in group.jobs}
+    rows = []
+    for job in sweep.jobs:
+        for one in job.results:
+            found = groups[job.run.path].estimates(one.stage)
+            row = [job.run.name, one.stage, *(_cell(one.measures.get(n)) for n in RESULTS)]
+            row += [_cell(one.tokens_per_second), _cell(one.seconds)]
+            row += [job.options.get(key, "") for key in sweep.keys]
+            row += [_cell(one.measures.get(name)) for name in others]
+            row.append(str(max((own.n for own in found.values()), default=0)))
+            for name in measures:
+                own = found.get(name)
+                row += ["", "", ""] if own is None else map(_cell, (own.mean, own.low, own.high))
+            rows.append(row)
+    with file.open("w", newline="", encoding="utf-8") as target:
+        csv.writer(target).writerows([head, *rows])
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
