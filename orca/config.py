@@ -112,6 +112,7 @@ def run_program(main: Callable[[DictConfig], Any], config_name: str) -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # val/loss is summed already
     failures: list[Exception] = []
     try:
+        _check_groups(sys.argv[1:])
         decorated(_job(main, failures, this_job))()
         if failures:
             raise failures[0]
@@ -140,6 +141,16 @@ def _own_launchers() -> None:
     store = ConfigStore.instance().repo.get("hydra", {})
     for file in (CONF_DIR / "hydra").glob("*/*.yaml"):
         store.get(file.parent.name, {}).pop(file.name, None)
+
+
+def _check_groups(arguments: Iterable[str]) -> None:
+    """Hydra would answer ``logger=null`` with a traceback that does not name the option."""
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        directory = CONF_DIR / group
+        if value == "null" and "." not in group and directory.is_dir():
+            known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml")))
+            raise UserError(f"{argument}: {group} takes the name of one of its files: {known}")
 
 
 def _job(

@@ -259,6 +259,7 @@ def test_a_sweep_gives_a_directory_each_and_a_table(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["optimizer.lrr=1"], "Did you mean optimizer.lr?"),
+        (["logger=null"], "logger=null: logger takes the name of one of its files: csv, wandb"),
         (["data=locall"], "sample"),
         (["data=local", "data.path=/nowhere", "data.format=chat"], "no file matches '/nowhere/"),
         (["data=local", "data.format=chatty"], "Known: trace, openorca"),
