@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from orca.report.directory import Run
+from orca.sweeps.names import SWEPT_FILE
 
 
 def command(run: Run) -> str | None:
@@ -18,9 +19,12 @@ def command(run: Run) -> str | None:
         options = _older_options(run.path)
     if not options:
         return None
+    # Where swept.json is, the job's options name its directory; older sweeps must be told.
+    named = (run.path.parent / SWEPT_FILE).exists()
+    place = [] if named else [f"hydra.sweep.subdir='{run.path.name}'"]
     kept = [o for o in options if o.lstrip("+~").split("=")[0] not in ("resume", "overwrite")]
-    place = f"hydra.sweep.subdir='{run.path.name}'"
-    return " ".join(["python train.py -m", *map(_quoted, [*kept, "resume=auto", *launcher, place])])
+    words = [*kept, "resume=auto", *launcher, *place]
+    return " ".join(["python train.py -m", *map(_quoted, words)])
 
 
 def _older_options(job: Path) -> list[str]:

@@ -64,6 +64,22 @@ def test_a_sweep_ends_with_its_table_and_with_status_1_when_a_job_failed(
     assert "not finished: optimizer.lr=-1,seed=1, optimizer.lr=-1,seed=2" in launch.stdout
 
 
+def test_jobs_in_processes_of_their_own_leave_their_reasons_too(tmp_path: Path) -> None:
+    """With joblib the sweep's own process runs no job, and sees no exception of one."""
+    pytest.importorskip("joblib")
+    options = (f"paths.runs={tmp_path}", "run=own", "optimizer.lr=1e-3,-1", "stage=flan5m_chatgpt")
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *OPTIONS, *options]
+    command += ["hydra/launcher=joblib"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr[-2000:]
+    found = {job.options["optimizer.lr"]: job.run for job in read_sweep(tmp_path / "own").jobs}
+    assert [found[lr].state for lr in ("0.001", "-1")] == ["finished", "failed"]
+    assert "must be a number that is not negative" in (found["-1"].error or "")
+    assert found["-1"].job["launcher"] == ["hydra/launcher=joblib"]
+    assert (tmp_path / "own" / "report.html").exists()
+    assert (found["0.001"].path / "report.html").exists()
+
+
 def test_every_job_that_trained_has_a_page_and_says_what_trained_it(real: Path) -> None:
     for job in read_sweep(real).jobs:
         trained = job.run.state == "finished"
