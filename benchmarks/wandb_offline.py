@@ -7,9 +7,9 @@ prints who the run is, its metrics with their number of values and last value, a
 
 from __future__ import annotations
 
+import argparse
 import json
 import struct
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -149,8 +149,10 @@ def _artifact(record: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        shown = read_offline_run(Path(argument), wait=0.0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path, nargs="+", help="wandb/offline-run-… of a run")
+    for directory in parser.parse_args().directory:
+        shown = read_offline_run(directory, wait=0.0)
         print(f"{shown.name} ({shown.id}): group {shown.group}, {shown.job_type}, {shown.tags}")
         for name, values in sorted(shown.metrics().items()):
             print(f"  {name}: {len(values)} value(s), last {str(values[-1][1])[:60]}")

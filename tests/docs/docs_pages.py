@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,11 +66,15 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
 
 
-def _call(words: list[str]) -> tuple[str, ...]:
-    """Without variables before it, and without where its output goes."""
-    start = next(i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
+def _calls(words: list[str]) -> Iterator[tuple[str, ...]]:
+    """Programs of a line, without variables before them and without where their output goes."""
     ends = [i for i, word in enumerate(words) if word in ("|", "&", "&&", ">", "2>&1")]
-    return tuple(words[start : ends[0] if ends else None])
+    for begin, end in zip([0, *(i + 1 for i in ends)], [*ends, len(words)], strict=True):
+        own = words[begin:end]
+        while own and re.match(r"[A-Z_]+=", own[0]):
+            own = own[1:]
+        if own and (begin == 0 or words[begin - 1] in ("|", "&&")):
+            yield tuple(own)
 
 
 @cache
@@ -78,16 +83,29 @@ def commands() -> list[Command]:
     found = []
     for block in blocks():
         if block.language == "bash":
-            joined = block.text.replace("\\\n", " ")
-            lines = [shlex.split(line, comments=True) for line in joined.splitlines()]
-            found += [Command(str(block), _call(words)) for words in lines if words]
+            lines = [shlex.split(line, comments=True) for line in _command_lines(block.text)]
+            found += [Command(str(block), call) for words in lines for call in _calls(words)]
     for page in PAGES:
         if page.name == "configuration.md":
             continue  # made from comments of conf/, whose spans are parts of commands too
         for span in re.findall(r"`([^`\n]+)`", prose(page)):
             words = shlex.split(span) if span.split(" ")[0] in COMMANDS and " " in span else []
-            if words:
-                found.append(Command(page.name, _call(words)))
+            found += [Command(page.name, call) for call in _calls(words)]
+    return found
+
+
+def _command_lines(text: str) -> list[str]:
+    """Lines of a block; one that ends in a backslash or within quotes goes on in the next."""
+    found, begun = [], ""
+    for line in text.replace("\\\n", " ").splitlines():
+        begun = f"{begun}\n{line}" if begun else line
+        try:
+            shlex.split(begun, comments=True)
+        except ValueError:
+            continue
+        found.append(begun)
+        begun = ""
+    assert not begun, f"quotes that do not end: {begun}"
     return found
 
 

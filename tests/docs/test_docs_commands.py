@@ -36,7 +36,18 @@ NOT_CHECKED = {
 }
 """Pattern of a command → why it is not checked here; a pattern that matches none is an error."""
 
-OTHER_PROGRAMS = ("transformers", "vllm", "wandb", "curl", "sbatch", "ray", "cd", "git", "kill")
+OTHER_PROGRAMS = (
+    "transformers",
+    "vllm",
+    "wandb",
+    "curl",
+    "sbatch",
+    "ray",
+    "cd",
+    "echo",
+    "git",
+    "kill",
+)
 """Of other projects: only that their paths exist is checked."""
 
 PLACEHOLDERS = {"…": "placeholder", "runs/…/hf": "runs/placeholder/hf"}
@@ -86,10 +97,19 @@ def filled(argument: str) -> str:
     return f"{key}{equals}{PLACEHOLDERS.get(value, value)}" if equals else argument
 
 
+def values_of(override: Override) -> list[Any]:
+    """What a sweep takes one after the other; of an interval, which a sampler draws from, its
+    ends."""
+    if override.is_interval_sweep():
+        interval: Any = override.value()
+        return [interval.start, interval.end]
+    return list(override.sweep_string_iterator())
+
+
 def single_jobs(overrides: list[Override]) -> Iterator[list[str]]:
     """Each value of each sweep once, others at their first; and all without a sweep."""
     swept = {
-        o.input_line: [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        o.input_line: [f"{o.get_key_element()}={value}" for value in values_of(o)]
         for o in overrides
         if o.is_sweep_override()
     }
@@ -206,7 +226,11 @@ def test_paths_in_commands_that_are_of_this_project_exist() -> None:
             value = word.partition("=")[2] or word
             for part in re.split(r"[\[\],]", value):
                 first = part.split("/")[0]
-                if "/" not in part or re.match(r"[/$\\<]|https?:|\.venv|…|mixture$|hydra$", part):
+                if (
+                    "/" not in part
+                    or " " in part
+                    or re.match(r"[/$\\<]|https?:|\.venv|…|mixture$|hydra$", part)
+                ):
                     continue
                 if "=" not in word or (ROOT / first).is_dir():
                     seen += 1
