@@ -295,9 +295,9 @@ def test_a_part_is_of_every_task_and_of_every_larger_part() -> None:
             stratified(ITEMS, fraction)  # type: ignore[arg-type]
 
 
-def test_system_messages_are_numbers_of_table_2() -> None:
-    assert check_system_messages([1, 5, 2]) == [1, 5, 2]
-    for wrong in ([], [1, 1], [17], ["1"], 1, "1"):
+def test_system_messages_are_numbers_of_table_2_or_orca_2s() -> None:
+    assert check_system_messages([1, 5, 17]) == [1, 5, 17]
+    for wrong in ([], [1, 1], [18], ["1"], 1, "1"):
         with pytest.raises(UserError, match="system_message="):
             check_system_messages(wrong)  # type: ignore[arg-type]
 

@@ -90,13 +90,13 @@ def test_a_job_ends_with_its_launcher(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_and_no_second_sigterm_is_urgent() -> None:
-    stop = StopRequest()
+    stop, before = StopRequest(), signal.getsignal(signal.SIGINT)
     with stop.listening():
         assert stop.urgency == 0
         for number, urgency in ((15, 1), (15, 1), (2, 1), (2, 2)):
             os.kill(os.getpid(), number)
             assert stop.urgency == urgency
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def job(number: int, gpus: int = 0, ranks: int = 1) -> Job:

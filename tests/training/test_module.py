@@ -71,7 +71,7 @@ def fit(datamodule: TraceDataModule, tokenizer: Any, *callbacks: Callback, **cha
     )
     trainer = L.Trainer(
         accelerator="cpu",
-        default_root_dir=datamodule.source.patterns[0].rpartition("/")[0],
+        default_root_dir=datamodule.source.sets[0].patterns[0].rpartition("/")[0],
         max_epochs=1,
         callbacks=list(callbacks),
         logger=False,
