@@ -15,7 +15,7 @@ from orca.traces import NUMBERED_MESSAGES
 
 HELP = f"""\
 /system          list the paper's system messages
-/system N        take number N of Table 2 ({IDS})
+/system N        take number N ({IDS}: Table 2's, then Orca 2's)
 /system none     no system message
 /system text …   a text of your own
 /raw             the prompt of the last answer, as tokens and as text

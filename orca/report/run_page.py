@@ -87,10 +87,12 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     tokens = [stage.last("data/target_tokens") or 0 for stage in run.stages]
     read = [stage.last("data/tokens") or 0 for stage in run.stages]
     steps = sum(stage.steps for stage in run.stages)
-    tiles.append((f"{sum(tokens):,.0f}", "target tokens", f"of {sum(read):,.0f}, {steps:,} steps"))
+    tiles.append(
+        (f"{sum(tokens):,.0f}", "target tokens", f"of {sum(read):,.0f} tokens, {steps:,} steps")
+    )
     if run.seconds:
         speeds = [s.results["tokens_per_second"] for s in run.stages if s.results]
-        remark = ", ".join(f"{speed:,.0f}" for speed in speeds if speed)
+        remark = " → ".join(f"{speed:,.0f}" for speed in speeds if speed)
         tiles.append((duration(run.seconds), "of training", f"{remark} tokens/s (median)"))
     return tiles
 
