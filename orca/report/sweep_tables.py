@@ -147,7 +147,7 @@ def sweep_markdown(sweep: Sweep) -> str:
 
 
 def warnings(sweep: Sweep) -> list[str]:
-    """What makes numbers of the tables unfit to be compared."""
+    """What one must know before numbers of the tables are compared."""
     found = []
     held_out = {job.held_out for job in sweep.jobs if job.held_out}
     if len(held_out) > 1:
@@ -155,6 +155,12 @@ def warnings(sweep: Sweep) -> list[str]:
             f"warning: the jobs have {len(held_out)} different held-out sets (facts of their data "
             "cards); losses and exact answers compare only between jobs of the same one"
         )
+    found += [
+        f"warning: the last attempt of {job.run.name} failed ({job.run.error}); its results are "
+        "those of an earlier one"
+        for job in sweep.jobs
+        if job.run.state == "finished" and job.run.error
+    ]
     return found
 
 
