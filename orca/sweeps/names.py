@@ -92,5 +92,10 @@ def _launched_plan(config: DictConfig) -> str:
     return ""
 
 
+def swept_options(directory: Path) -> list[str]:
+    """What the sweeps in a directory vary."""
+    return _read(directory / SWEPT_FILE)
+
+
 def _read(file: Path) -> list[str]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []

@@ -59,6 +59,7 @@ class SweepTable(Callback):
             "launch": self.launch,
             "options": list(hydra.overrides.task),
             "launcher": launcher,
+            "choices": {k: v for k, v in hydra.runtime.choices.items() if "hydra" not in k},
             "stages": [str(name) for name in config.stages],
         }
         file = Path(hydra.runtime.output_dir) / JOB_FILE
