@@ -83,7 +83,7 @@ class StageRun:
         """Optimizer steps that were taken; of a stage that has not finished, as far as logged."""
         done = [int((self.results or {}).get("steps", 0))]
         for metric, before in (("train/loss", 1), ("val/loss", 0)):
-            logged = self.metrics[metric][0] if metric in self.metrics else ()
+            logged, _ = self.metrics.get(metric, (np.zeros(0), None))
             done.append(int(logged[-1]) + before if len(logged) else 0)
         return max(done)  # not every step is logged
 

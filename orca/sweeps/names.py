@@ -71,7 +71,8 @@ class SweptOptions(Callback):
 
 def _scattered(config: DictConfig, given: Sequence[Override], varied: Iterable[str]) -> str:
     """What is wrong where the jobs' directories would not lie in that of the sweep."""
-    run = str(OmegaConf.to_container(config)["run"]) if "run" in config else ""  # type: ignore[index]
+    plain: Any = OmegaConf.to_container(config)
+    run = str(plain.get("run", ""))
     moving = {"run", "paths", *re.findall(r"\$\{(\w+)", run)}
     if not any(one.key_or_group == "run" for one in given):
         moving.add("experiment")  # its file names the run
