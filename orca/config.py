@@ -35,7 +35,7 @@ from omegaconf.errors import (
 
 from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
 from orca.sweeps.jobs import ERROR_FILE, FAILED, ThisJob
-from orca.sweeps.names import sweep_job_name
+from orca.sweeps.names import quoted, sweep_job_name
 from orca.traces import NUMBERED_MESSAGES
 
 GIVEN_BY_PROGRAM = ("directory", "name")
@@ -54,7 +54,7 @@ CONF_DIR = PACKAGE_DIR.parent / "conf"
 def job_options() -> list[str]:
     """The command line of this one job (of a sweep, perhaps), with its directory."""
     job = HydraConfig.get()
-    return [*job.overrides.task, f"hydra.run.dir='{job.runtime.output_dir}'"]
+    return [*job.overrides.task, f"hydra.run.dir={quoted(job.runtime.output_dir)}"]
 
 
 def to_the_letter(arguments: Iterable[str], names: Mapping[str, str]) -> list[str]:
@@ -66,20 +66,15 @@ def to_the_letter(arguments: Iterable[str], names: Mapping[str, str]) -> list[st
     Args:
         names: of the options, as they are typed → as the configuration has them.
     """
-    quoted = []
+    letters = []
     for argument in arguments:
         name, given, value = argument.partition("=")
         if given and name in names:
             if value[:1] not in ("'", '"'):
-                # Backslashes are literal in Hydra's quotes, but for those before a quote.
-                value = "'" + re.sub(r"(\\*)('|$)", _escaped, value) + "'"
+                value = quoted(value)
             argument = f"{names[name]}={value}"
-        quoted.append(argument)
-    return quoted
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[1] * 2 + (r"\'" if found[2] else "")
+        letters.append(argument)
+    return letters
 
 
 def model_name(path: str) -> str:
@@ -168,6 +163,7 @@ def _job(
         try:
             value = main(config)
             this_job.give_back(value)
+            file.unlink(missing_ok=True)  # of a second sweep, which found this job at work
             return value
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orca.report.directory import Run
-from orca.sweeps.names import SWEPT_FILE
+from orca.sweeps.names import SWEPT_FILE, quoted
 
 
 def command(run: Run) -> str | None:
@@ -21,7 +22,7 @@ def command(run: Run) -> str | None:
         return None
     # Where swept.json is, the job's options name its directory; older sweeps must be told.
     named = (run.path.parent / SWEPT_FILE).exists()
-    place = [] if named else [f"hydra.sweep.subdir='{run.path.name}'"]
+    place = [] if named else [f"hydra.sweep.subdir={quoted(run.path.name)}"]
     kept = [o for o in options if o.lstrip("+~").split("=")[0] not in ("resume", "overwrite")]
     words = [*kept, "resume=auto", *launcher, *place]
     return " ".join(["python train.py -m", *map(_quoted, words)])
@@ -41,10 +42,10 @@ def _quoted(text: str) -> str:
     """For a shell, where it needs that."""
     if all(c.isalnum() or c in "=._-/:@%+" for c in text):
         return text
-    if "'" not in text:
-        return f"'{text}'"
-    escaped = "".join(f"\\{c}" if c in '"$`\\!' else c for c in text)
-    return f'"{escaped}"'
+    # What has quotes of Hydra reads better in double ones, where a shell takes them as they are.
+    if "'" in text and not any(c in text for c in '"$`\\!'):
+        return f'"{text}"'
+    return shlex.quote(text)
 
 
 def split_name(name: str) -> list[str]:

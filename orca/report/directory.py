@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,15 @@ from orca.training.report import MACHINE_FILE
 
 JOB_FILE = "job.json"
 """Of a job of a sweep: its options, stages, and the launch that started it."""
+
+CARD_FILE = "data_card.json"
+RESULTS = ("held_out_loss", "exact_answer", "seconds", "target_tokens", "tokens_per_second")
+CARD = (
+    *("totals", "dropped", "dropped_rows", "fill", "examples_per_pack", "length"),
+    *("target_tokens_per_example", "composition", "audit", "facts"),
+)
+SAMPLE = ("step", "id", "task", "system_message", "query", "response", "gold_answer", "exact")
+"""What pages and tables need of a file."""
 
 Points = tuple[np.ndarray, np.ndarray]
 """A metric: optimizer steps, int64 [points], and values, float64 [points]."""
@@ -70,9 +80,17 @@ class StageRun:
 
     @cached_property
     def steps(self) -> int:
-        """Optimizer steps that have been logged."""
-        steps, _ = self.metrics.get("train/loss", (np.zeros(0), None))
-        return int(steps[-1]) + 1 if len(steps) else 0
+        """Optimizer steps that were taken; of a stage that has not finished, as far as logged."""
+        done = [int((self.results or {}).get("steps", 0))]
+        for metric, before in (("train/loss", 1), ("val/loss", 0)):
+            logged, _ = self.metrics.get(metric, (np.zeros(0), None))
+            done.append(int(logged[-1]) + before if len(logged) else 0)
+        return max(done)  # not every step is logged
+
+    def tokens(self, kind: str) -> float | None:
+        """``tokens`` or ``target_tokens`` of the whole stage, as far as is known."""
+        logged = self.last(f"data/{kind}")
+        return max(logged or 0, self.results.get(kind, 0)) if self.results else logged
 
     def values(self, metric: str) -> np.ndarray:
         """float64 [points]; none where it was not logged."""
@@ -126,8 +144,8 @@ class Run:
         """finished, running, failed (it said why), or unfinished."""
         if any(stage.is_running for stage in self.stages):
             return "running"
-        finished = [stage.name for stage in self.stages if stage.results]
-        if self.expected and finished == self.expected:
+        finished = {stage.name for stage in self.stages if stage.results}
+        if finished and finished == set(self.expected):
             return "finished"
         return "failed" if self.error else "unfinished"
 
@@ -144,37 +162,49 @@ def read_run(directory: Path, name: str | None = None) -> Run:
     """
     stages = [read_stage(path) for path in sorted(directory.iterdir()) if is_stage(path)]
     parents = {stage.name: stage.start_from for stage in stages}
+    job = read_object(directory / JOB_FILE) or {}
+    order = {name: place for place, name in enumerate(job.get("stages", ()))}
     error = directory / ERROR_FILE
     return Run(
         directory,
         name or directory.resolve().name,
-        tuple(sorted(stages, key=lambda stage: _depth(stage.name, parents))),
-        read_json(directory / JOB_FILE) or {},
-        error.read_text(encoding="utf-8").strip() if error.exists() else None,
+        tuple(sorted(stages, key=lambda s: (_depth(s.name, parents), order.get(s.name, 0)))),
+        job,
+        error.read_text(encoding="utf-8", errors="replace").strip() if error.exists() else None,
     )
 
 
 def read_stage(path: Path) -> StageRun:
-    """One stage's directory."""
+    """One stage's directory.
+
+    Raises:
+        UserError: a file of it cannot be read.
+    """
     metrics: dict[str, tuple[list[int], list[float]]] = {}
     if (path / METRICS_FILE).exists():
-        for step, metric, value in read_metrics(path / METRICS_FILE):
+        try:
+            logged = read_metrics(path / METRICS_FILE)
+        except ValueError as error:
+            raise UserError(
+                f"{path / METRICS_FILE} has a line that is no metric ({error}): delete the line"
+            ) from None
+        for step, metric, value in logged:
             steps, values = metrics.setdefault(metric, ([], []))
             steps.append(step)
             values.append(value)
     arrays = {name: (np.array(s), np.array(v)) for name, (s, v) in metrics.items()}
     finite = {name: np.isfinite(values) for name, (_, values) in arrays.items()}
-    config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8")) or {}
+    config = _configuration(path / CONFIG_FILE)
     return StageRun(
         path,
-        {"stages": {}} | config,  # the file may be half written
+        {"stages": {}} | config,  # the file may still be empty
         {name: (s[finite[name]], v[finite[name]]) for name, (s, v) in arrays.items()},
         {name: int((~ok).sum()) for name, ok in finite.items() if not ok.all()},
-        read_json(path / RESULTS_FILE),
-        read_json(path / "data_card.json"),
-        read_lines(path / SAMPLES_FILE),
-        read_lines(path / INCIDENTS_FILE),
-        read_json(path / MACHINE_FILE) or {},
+        read_object(path / RESULTS_FILE, RESULTS),
+        read_object(path / CARD_FILE, CARD),
+        read_lines(path / SAMPLES_FILE, SAMPLE),
+        read_lines(path / INCIDENTS_FILE, ("step",)),
+        read_object(path / MACHINE_FILE) or {},
         is_locked(path.with_name(f".{path.name}.lock")),
     )
 
@@ -219,19 +249,48 @@ def read_json(file: Path) -> Any:
         return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON or of its characters
         raise UserError(f"{file} is no JSON ({error}): restore it, or move it away") from None
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
+def read_object(file: Path, keys: Sequence[str] = ()) -> dict[str, Any] | None:
+    """:func:`read_json` of an object with ``keys`` at least."""
+    found = read_json(file)
+    if found is None or (isinstance(found, dict) and all(key in found for key in keys)):
+        return found
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    raise UserError(
+        f"{file} is not as train.py writes it ({', '.join(missing) or 'no object'} missing): "
+        "restore it, or move it away"
+    )
+
+
+def read_lines(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of a JSONL file that may be growing: a last line without its end is left out."""
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except json.JSONDecodeError as error:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
         raise UserError(f"{file} has a line that is no JSON ({error}): delete the line") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            raise UserError(f"{file}, line {number}, is not as train.py writes it: delete the line")
+    return rows
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"{file} is no YAML ({first}): restore it, or move the stage away"
+        ) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} has no options: restore it, or move the stage away")
+    return found
 
 
 def _depth(name: str, parents: dict[str, str]) -> int:

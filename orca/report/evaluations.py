@@ -24,12 +24,14 @@ class Evaluation:
     """What evaluate.py found out about one model.
 
     Attributes:
+        model: what was asked, as evaluate.py was told; "" where it does not say.
         scores: by benchmark and head of the column, which names model and protocol.
         about: how much was asked, and when.
     """
 
     path: Path
     name: str
+    model: str
     scores: Mapping[str, Mapping[str, list[Score]]]
     about: Mapping[str, str]
 
@@ -63,12 +65,15 @@ def read_evaluation(directory: Path) -> Evaluation:
             benchmark: {head: [_score(one) for one in own] for head, own in runs.items()}
             for benchmark, runs in report["scores"].items()
         }
-    except (KeyError, TypeError) as error:
+        report["name"]
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{directory / REPORT_FILE} is not as evaluate.py writes it ({error}): evaluate again "
             "with the same out=, which asks nothing twice, or move the file away"
         ) from None
-    return Evaluation(directory, report["name"], scores, report.get("about", {}))
+    facts = report.get("facts") or {}
+    model = str((facts.get("model") or {}).get("model") or "")
+    return Evaluation(directory, report["name"], model, scores, report.get("about", {}))
 
 
 def tables(evaluations: Sequence[Evaluation]) -> tuple[list[Table], list[Table]]:

@@ -81,7 +81,8 @@ def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> tuple[list[C
     Returns:
         Charts to see, and those of single sub-collections, which may be many.
     """
-    by_tokens = all("data/target_tokens" in s.metrics for run in runs for s in run.stages)
+    trained = [s for run in runs for s in run.stages if "train/loss" in s.metrics]
+    by_tokens = all("data/target_tokens" in s.metrics for s in trained)
     buckets = max(100, min(BUCKETS, 10_000 // max(len(runs), 1)))
     logged = dict.fromkeys(name for run in runs for s in run.stages for name in s.metrics)
     charts: list[Chart] = []
@@ -110,6 +111,8 @@ def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> tuple[list[C
                 title = _title(panel, place, metric)
                 across = "target tokens" if by_tokens else "optimizer step"
                 chart = Chart(title, series, across, panel.percent, metric == "val/loss")
+                missing = sum(s.not_finite.get(metric, 0) for run in runs for s in run.stages)
+                chart.notes += _left_out(missing)
                 (details if metric.startswith("val/loss/") else charts).append(chart)
     charts.sort(key=lambda chart: not chart.is_wide)
     return charts, details
@@ -117,7 +120,7 @@ def compared_charts(runs: Sequence[Run], colours: Sequence[int]) -> tuple[list[C
 
 def stage_starts(run: Run, by_tokens: bool = False) -> dict[str, float]:
     """Where each stage begins on the common axis: at the end of the stage that it starts from."""
-    lengths = {s.name: s.last("data/target_tokens") or 0 if by_tokens else s.steps
+    lengths = {s.name: s.tokens("target_tokens") or 0 if by_tokens else s.steps
                for s in run.stages}  # fmt: skip
     starts: dict[str, float] = {}
     for stage in run.stages:  # a stage comes after the one that it starts from
@@ -150,9 +153,12 @@ def _chart(
         marks += [Mark(starts[s.name] + one["step"], str(one.get("kind", "incident")), True)
                   for s in run.stages for one in s.incidents]  # fmt: skip
     chart = Chart(panel.title, series, "optimizer step", panel.percent, panel.is_wide, marks)
-    if missing:
-        chart.notes.append(f"{missing:,} value(s) that are no finite number are left out.")
+    chart.notes += _left_out(missing)
     return chart
+
+
+def _left_out(values: int) -> list[str]:
+    return [f"{values:,} value(s) that are no finite number are left out."] if values else []
 
 
 def _panels(logged: dict[str, None]) -> Iterator[Panel]:
@@ -198,7 +204,10 @@ def _across(stage: StageRun, metric: str, by_tokens: bool) -> np.ndarray:
     steps = stage.metrics[metric][0]
     if not by_tokens:
         return steps
-    counted, tokens = stage.metrics["data/target_tokens"]
+    counted, tokens = stage.metrics.get("data/target_tokens", (np.zeros(0), np.zeros(0)))
+    if stage.steps > (counted[-1] + 1 if len(counted) else 0):  # not every step is logged
+        counted = np.append(counted, stage.steps - 1)
+        tokens = np.append(tokens, stage.tokens("target_tokens") or 0)
     # The count is that after its step; what was logged under steps done is taken one step before.
     done = steps if metric.startswith("val/loss") else steps + 1
     return np.interp(done, np.append(0, counted + 1), np.append(0.0, tokens))

@@ -84,8 +84,8 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         if len(path) > 1:
             remark = "before and after training" if len(path) == 2 else "before, after each stage"
         tiles.append((" → ".join(path), title, remark))
-    tokens = [stage.last("data/target_tokens") or 0 for stage in run.stages]
-    read = [stage.last("data/tokens") or 0 for stage in run.stages]
+    tokens = [stage.tokens("target_tokens") or 0 for stage in run.stages]
+    read = [stage.tokens("tokens") or 0 for stage in run.stages]
     steps = sum(stage.steps for stage in run.stages)
     tiles.append(
         (f"{sum(tokens):,.0f}", "target tokens", f"of {sum(read):,.0f} tokens, {steps:,} steps")
@@ -185,8 +185,8 @@ def _learned(stage: StageRun) -> dict[str, Any]:
         "exact": _path(stage.ends("exact_answer", "val/exact_answer"), "{:.1%}"),
         "steps": stage.steps,
         "skipped": results.get("skipped_steps", int(stage.last("guards/skipped_steps") or 0)),
-        "tokens": stage.last("data/tokens"),
-        "targets": stage.last("data/target_tokens"),
+        "tokens": stage.tokens("tokens"),
+        "targets": stage.tokens("target_tokens"),
         "speed": results.get("tokens_per_second"),
         "time": duration(results["seconds"]) if results else "",
     }

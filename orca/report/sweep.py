@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,15 +20,19 @@ from hydra.errors import OverrideParseException
 
 from orca.report.again import split_name
 from orca.report.directory import Run, StageRun, job_directories, read_run
-from orca.report.evaluations import find_evaluations
-from orca.report.options import UNKNOWN, differences, shown
-from orca.training.directory import flat_options
+from orca.report.evaluations import Evaluation, find_evaluations
+from orca.report.options import BOOKKEEPING, UNKNOWN, differences, shown
+from orca.sweeps.names import swept_options
+from orca.training.directory import MAY_DIFFER, flat_options
 
 SEEDS = ("seed", "data.seed")
 """Options that make another draw of the same experiment."""
 
 NO_EXPERIMENT = ("resume", "overwrite", "run", "paths")
 """Options that a job may be started with again, without being another one."""
+
+NO_OTHER_RESULT = tuple(dict.fromkeys((*BOOKKEEPING, *MAY_DIFFER)))
+"""Options that tell jobs apart only where they are swept."""
 
 RESULTS = ("held_out_loss", "exact_answer")
 
@@ -78,6 +83,11 @@ class Job:
     def group(self) -> tuple[tuple[str, str], ...]:
         return tuple((key, value) for key, value in self.options.items() if key not in SEEDS)
 
+    @property
+    def draw(self) -> tuple[str, ...]:
+        """Its seeds."""
+        return tuple(self.options.get(key, "") for key in SEEDS)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -90,15 +100,29 @@ class Group:
     def finished(self) -> list[Job]:
         return [job for job in self.jobs if job.last]
 
+    @property
+    def repeated(self) -> list[list[Job]]:
+        """Jobs that have the seed of another one, too."""
+        draws: dict[tuple[str, ...], list[Job]] = {}
+        for job in self.jobs:
+            draws.setdefault(job.draw, []).append(job)
+        return [own for own in draws.values() if len(own) > 1]
+
     def estimates(self, stage: str | None = None) -> dict[str, Estimate]:
-        """By measure: of the finished jobs, or of all that have finished ``stage``."""
-        if stage is None:
-            results = [job.last for job in self.jobs]
-        else:
-            results = [one for job in self.jobs for one in job.results if one.stage == stage]
-        known = [one.measures for one in results if one is not None]
-        names = dict.fromkeys(name for measures in known for name in measures)
-        return {n: estimate([own[n] for own in known if n in own]) for n in names}
+        """By measure: of the finished jobs, or of all that have finished ``stage``.
+
+        A seed counts once: jobs that have the same one give the mean of them.
+        """
+        found: dict[str, dict[tuple[str, ...], list[float]]] = {}
+        for job in self.jobs:
+            for one in [job.last] if stage is None else job.results:
+                if one is not None and stage in (None, one.stage):
+                    for name, value in one.measures.items():
+                        found.setdefault(name, {}).setdefault(job.draw, []).append(value)
+        return {
+            name: estimate([sum(values) / len(values) for values in draws.values()])
+            for name, draws in found.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -148,7 +172,12 @@ class Sweep:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % t interval: mean ± t(0.975, n - 1) · s / √n."""
+    """Mean and 95 % t interval: mean ± t(0.975, n - 1) · s / √n.
+
+    Where a value is no finite number there is no interval, and the mean is none either.
+    """
+    if not all(math.isfinite(value) for value in values):
+        return Estimate(len(values), math.nan)
     n, mean = len(values), math.fsum(values) / len(values)
     if n < 2:
         return Estimate(n, mean)
@@ -177,20 +206,23 @@ def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
     """Runs beside each other, by what they were told on the command line or, where that is not
     known of all, by their configurations."""
     told = [_told(run) for run in runs]
+    configs = [flat_options(run.config) if run.stages else {} for run in runs]
     keys: tuple[str, ...] = ()
     if all(options for options in told):
+        named = {key for place in {run.path.parent for run in runs} for key in swept_options(place)}
+        asked = [key for key in dict.fromkeys(k for t in told for k in t) if _tells(key, named)]
         options = [
-            {key: _value(run, own, key) for key in dict.fromkeys(k for t in told for k in t)}
-            for run, own in zip(runs, told, strict=True)
+            {key: _value(run, config, own, key) for key in asked}
+            for run, config, own in zip(runs, configs, told, strict=True)
         ]
-        keys = tuple(
-            key
-            for key in dict.fromkeys(k for one in options for k in one)
-            if len({one[key] for one in options}) > 1 and key.split(".")[0] not in NO_EXPERIMENT
-        )
+        keys = tuple(key for key in asked if len({one[key] for one in options}) > 1)
         swept = [{key: one[key] for key in keys} for one in options]
+        more = _untold(configs, swept)
+        keys = (*keys, *more)
+        for own, config in zip(swept, configs, strict=True):
+            own |= {key: shown(config, key) for key in more}
     else:
-        rows = differences([flat_options(run.config) if run.stages else {} for run in runs])
+        rows = differences(configs)
         swept = [{key: values[i] for key, values in rows} for i in range(len(runs))]
         if any("seed" in one for one in swept):
             keys = ("seed",)
@@ -199,17 +231,38 @@ def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
 
 
 def _job(run: Run, options: Mapping[str, str]) -> Job:
-    evaluations: dict[str, float] = {}
+    evaluations: dict[str, dict[str, float]] = {}
     for evaluation in find_evaluations(run.path):
-        evaluations |= {f"eval {k}": v.value for k, v in evaluation.averages().items()}
-    finished = [stage for stage in run.stages if stage.results]
+        own = evaluations.setdefault(_evaluated(evaluation, run), {})
+        for benchmark, interval in evaluation.averages().items():
+            name = f"eval {benchmark}"
+            own[f"{name}, {evaluation.path.name}" if name in own else name] = interval.value
     results = tuple(
-        _stage_result(stage, run.state == "finished" and stage is run.stages[-1], evaluations)
-        for stage in finished
+        _stage_result(
+            stage,
+            run.state == "finished" and stage is run.stages[-1],
+            evaluations.get(stage.name, {}),
+        )
+        for stage in run.stages
+        if stage.results
     )
     cards = (stage.card for stage in run.stages if stage.card)
     held_out = frozenset(str(card["facts"].get("held out", "none")) for card in cards)
     return Job(run, options, results, held_out)
+
+
+def _evaluated(evaluation: Evaluation, run: Run) -> str:
+    """The stage whose model was evaluated; "" for the model before training.
+
+    Where the evaluation does not say, the last: as a rule it is.
+    """
+    model = Path(evaluation.model)
+    if model.name in ("hf", "best"):
+        return model.parent.name
+    options = run.config.get("model") or {}
+    known = [str(options[key]) for key in ("name", "path", "hub_id") if options.get(key)]
+    last = run.stages[-1].name if run.stages else ""
+    return "" if evaluation.model in known else last
 
 
 def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, float]) -> StageResult:
@@ -218,9 +271,10 @@ def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, floa
     measures = {name: results[name]["after"] for name in RESULTS if results[name]}
     for metric in stage.metrics:
         if metric.startswith("eval/") and metric.endswith("/accuracy"):
-            measures[metric.removesuffix("/accuracy")] = stage.last(metric) or 0.0
-    if is_last:  # it is not known which stage's model was evaluated; as a rule it is the last
-        measures |= evaluations
+            accuracy = stage.last(metric)
+            if accuracy is not None:
+                measures[metric.removesuffix("/accuracy")] = accuracy
+    measures |= evaluations
     return StageResult(
         stage.name,
         measures,
@@ -239,24 +293,63 @@ def _told(run: Run) -> dict[str, str]:
         parsed = parser.parse_overrides(list(given))
     except OverrideParseException:
         return {}
-    return {one.key_or_group: one.get_value_string() for one in parsed}
+    return {one.key_or_group: shown(flat_options(one.value(), "v"), "v") for one in parsed}
 
 
-def _value(run: Run, told: Mapping[str, str], key: str) -> str:
-    """A job's value of an option; what it was not told it has from its configuration."""
+def _tells(key: str, swept: Collection[str]) -> bool:
+    """Whether jobs with other values of an option are other experiments (or seeds)."""
+    if key.split(".")[0] in NO_EXPERIMENT:
+        return False
+    return key in swept or not _is_below(key, NO_OTHER_RESULT)
+
+
+def _is_below(key: str, options: Sequence[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in options)
+
+
+def _value(run: Run, config: Mapping[str, Any], told: Mapping[str, str], key: str) -> str:
+    """A job's value of an option: what it was trained with, for a job that was told otherwise
+    later was refused, or had finished; of a group, what it was told or had by default."""
+    if key in config:
+        return shown(config, key)
     if key in told:
         return told[key]
-    return shown(flat_options(run.config), key) if run.stages else UNKNOWN
+    choices = run.job.get("choices") or {}
+    if key in choices:
+        return str(choices[key]) if choices[key] is not None else "null"
+    return shown(config, key) if run.stages else UNKNOWN
+
+
+def _untold(
+    configs: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """Options that no command line names, in which jobs differ that would be seeds of one group:
+    a file of ``conf/`` was changed between launches."""
+    groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for place, one in enumerate(options):
+        if configs[place]:  # else it has not begun
+            group = tuple((key, value) for key, value in one.items() if key not in SEEDS)
+            groups.setdefault(group, []).append(place)
+    found: dict[str, None] = {}
+    for places in groups.values():
+        for key, values in differences([configs[place] for place in places]):
+            seeds = [configs[place].get("seed") for place in places]
+            is_seed = key in SEEDS or values == [str(seed) for seed in seeds]
+            # A configuration has the stages that have begun.
+            is_begun = not (key.startswith("stages.") and UNKNOWN in values)
+            if not is_seed and is_begun and not _is_below(key, NO_OTHER_RESULT):
+                found[key] = None
+    return list(found)
 
 
 def _loss(job: Job) -> float:
-    last = job.last
-    return last.measures.get("held_out_loss", math.inf) if last else math.inf
+    loss = job.last.measures.get("held_out_loss", math.inf) if job.last else math.inf
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _first(group: Group) -> float:
     loss = group.estimates().get("held_out_loss")
-    return loss.mean if loss else math.inf
+    return loss.mean if loss and math.isfinite(loss.mean) else math.inf
 
 
 def save_csv(sweep: Sweep, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def _tiles(sweep: Sweep) -> list[tuple[str, str, str]]:
         tiles.append((loss.text, "lowest held-out loss", f"{best.label} {loss.detail}"))
     swept = [key for key in sweep.keys if key not in SEEDS]
     if swept:
-        seeds = max(len(group.jobs) for group in sweep.groups)
+        seeds = max(len({job.draw for job in group.jobs}) for group in sweep.groups)
         tiles.append((", ".join(swept), "swept", f"{len(sweep.groups)} settings, up to {seeds} "
                       f"seed{'s' if seeds > 1 else ''} each"))  # fmt: skip
     seconds = sum(job.run.seconds for job in sweep.jobs)
@@ -104,7 +105,7 @@ def _whiskers(sweep: Sweep, measure: str) -> tuple[list[Whisker], list[tuple[str
     found: list[tuple[str, int, Estimate, list[tuple[float, str]]]] = []
     for place, group in enumerate(sweep.groups):
         own = group.estimates().get(measure)
-        if own is not None:
+        if own is not None and math.isfinite(own.mean):
             values = [(job.last.measures[measure], job.run.name) for job in group.jobs
                       if job.last and measure in job.last.measures]  # fmt: skip
             found.append((group.label, place, own, values))

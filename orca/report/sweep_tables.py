@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -116,6 +117,8 @@ def estimate_cell(measure: str, found: Estimate | None) -> Cell:
     """Mean and interval."""
     if found is None:
         return Cell(UNKNOWN)
+    if not math.isfinite(found.mean):
+        return Cell("no number", None, f"({found.n} seed{'s' if found.n > 1 else ''})")
     if found.low is None or found.high is None:
         return Cell(_form(measure, found.mean), found.mean, "(one seed)")
     bounds = f"[{_form(measure, found.low)}, {_form(measure, found.high)}]"
@@ -147,7 +150,7 @@ def sweep_markdown(sweep: Sweep) -> str:
 
 
 def warnings(sweep: Sweep) -> list[str]:
-    """What makes numbers of the tables unfit to be compared."""
+    """What one must know before numbers of the tables are compared."""
     found = []
     held_out = {job.held_out for job in sweep.jobs if job.held_out}
     if len(held_out) > 1:
@@ -155,6 +158,18 @@ def warnings(sweep: Sweep) -> list[str]:
             f"warning: the jobs have {len(held_out)} different held-out sets (facts of their data "
             "cards); losses and exact answers compare only between jobs of the same one"
         )
+    found += [
+        f"warning: {' and '.join(job.run.name for job in own)} have the same options and seed; "
+        "the seed counts once, with their mean"
+        for group in sweep.groups
+        for own in group.repeated
+    ]
+    found += [
+        f"warning: the last attempt of {job.run.name} failed ({job.run.error}); its results are "
+        "those of an earlier one"
+        for job in sweep.jobs
+        if job.run.state == "finished" and job.run.error
+    ]
     return found
 
 
@@ -176,10 +191,10 @@ def _again(job: Job) -> str:
 
 
 def _seeds(group: Group, stage: str | None) -> Cell:
-    done = len(group.finished)
+    done = len({job.draw for job in group.finished})
     if stage is not None:
-        done = sum(any(one.stage == stage for one in job.results) for job in group.jobs)
-    started = len(group.jobs)
+        done = len({job.draw for job in group.jobs for one in job.results if one.stage == stage})
+    started = len({job.draw for job in group.jobs})
     return Cell(str(done) if done == started else f"{done} of {started}", done)
 
 
@@ -188,7 +203,9 @@ def _text(text: str) -> Cell:
 
 
 def _measure(name: str, value: float | None) -> Cell:
-    return Cell(UNKNOWN) if value is None else Cell(_form(name, value), value)
+    if value is None:
+        return Cell(UNKNOWN)
+    return Cell(_form(name, value), value if math.isfinite(value) else None)
 
 
 def _form(measure: str, value: float) -> str:
@@ -205,4 +222,5 @@ def duration(seconds: float) -> str:
 
 def best(groups: Sequence[Group]) -> Group | None:
     """The group with the lowest mean held-out loss."""
-    return next((g for g in groups if "held_out_loss" in g.estimates()), None)
+    known = ((group, group.estimates().get("held_out_loss")) for group in groups)
+    return next((group for group, own in known if own and math.isfinite(own.mean)), None)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from orca.errors import Stopped, UserError
 from orca.sweeps.jobs import ERROR_FILE, FAILED, NOT_RUN, Job, Outcome, StopRequest, run_process
+from orca.sweeps.names import quoted
 
 Report = Callable[[Job, Outcome], None]
 
@@ -114,7 +115,10 @@ class ProcessLauncher(Launcher):
             number=config.hydra.job.num,
             name=directory.name,
             directory=directory,
-            arguments=[*map(str, config.hydra.overrides.task), f"hydra.run.dir='{directory}'"],
+            arguments=[
+                *map(str, config.hydra.overrides.task),
+                f"hydra.run.dir={quoted(str(directory))}",
+            ],
             gpus=devices if has_gpus else 0,
             ranks=devices,
         )

@@ -111,6 +111,7 @@ class OptunaSweeper(Sweeper):
             direction="minimize",
             load_if_exists=True,
         )
+        _check_fixed(study, fixed)
         left = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         numbers = [trial.number for trial in left if set(trial.params) == set(space)]
         for trial in left:
@@ -139,13 +140,16 @@ class OptunaSweeper(Sweeper):
         from optuna.trial import TrialState
 
         trials = study.get_trials(deepcopy=False)
-        overrides = [
-            [f"{k}={v}" for k, v in {**fixed, **trials[number].params}.items()] for number in batch
+        options = [
+            tuple(f"{k}={v}" for k, v in {**fixed, **trials[number].params}.items())
+            for number in batch
         ]
+        distinct = list(dict.fromkeys(options))  # trials that are alike are one job's directory
         assert self.launcher is not None
-        returned = self.launcher.launch(overrides, initial_job_idx=batch[0])
-        for number, job in zip(batch, returned, strict=True):
-            value = _value(job)
+        returned = self.launcher.launch([list(one) for one in distinct], initial_job_idx=batch[0])
+        jobs = dict(zip(distinct, returned, strict=True))
+        for number, own in zip(batch, options, strict=True):
+            value = _value(jobs[own])
             if value is None:
                 study.tell(number, state=TrialState.FAIL)
             else:
@@ -172,6 +176,33 @@ class OptunaSweeper(Sweeper):
             "trials": len(study.trials),
         }
         OmegaConf.save(OmegaConf.create(results), directory / BEST_FILE)
+
+
+def _check_fixed(study: Study, fixed: dict[str, str]) -> None:
+    """Losses of jobs with other options do not compare.
+
+    Raises:
+        UserError: the study began with other options.
+    """
+    from orca.training.directory import MAY_DIFFER  # late, for Hydra looks at every plugin
+
+    free = (*MAY_DIFFER, "hydra")
+    own = {
+        key: value for key, value in fixed.items()
+        if not any(key.lstrip("+~").split("@")[0].startswith(name) for name in free)
+    }  # fmt: skip
+    known = study.user_attrs.get("options", own)
+    differing = [
+        f"{key}: {known.get(key, 'not given')} → {own.get(key, 'not given')}"
+        for key in sorted({*known, *own})
+        if known.get(key) != own.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"the study began with other options ({'; '.join(differing)}), whose losses do not "
+            "compare: start another with run=NAME"
+        )
+    study.set_user_attr("options", own)
 
 
 def _value(job: JobReturn) -> float | None:

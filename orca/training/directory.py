@@ -53,7 +53,8 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
     differing = _differences(OmegaConf.load(saved), config)
     for change in [change for change in differing if change.startswith("optimizer.lr: ")]:
         # A way out of losses that are no number; said, since it is another run from here on.
-        print(f"warning: {directory} goes on with another learning rate ({change})", flush=True)
+        what = "is finished, but not at this" if finished else "goes on with another"
+        print(f"warning: {directory} {what} learning rate ({change})", flush=True)
         differing.remove(change)
     if differing:
         raise UserError(
@@ -100,6 +101,16 @@ class RunDirectory:
         self.path.mkdir(parents=True)
         text = OmegaConf.to_yaml(config, resolve=True)
         (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    def go_on(self, config: DictConfig) -> None:
+        """Save the learning rate that a resumed run has from here on."""
+        file = self.path / CONFIG_FILE
+        saved = OmegaConf.load(file)
+        if OmegaConf.select(saved, "optimizer.lr") != config.optimizer.lr:
+            OmegaConf.update(saved, "optimizer.lr", config.optimizer.lr)
+            partial = file.with_suffix(".partial")
+            partial.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
+            os.replace(partial, file)
 
     def begin(self) -> None:
         """The new run has trained: the earlier one goes."""

@@ -171,6 +171,7 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCsv))
     csv.cut(checkpoint[0] if checkpoint else 0)
     if checkpoint is not None and is_rank_zero():
+        run.go_on(own)
         rewind(directory, checkpoint[0])
         print(f"resuming after step {checkpoint[0]} from {checkpoint[1]}", flush=True)
     if checkpoint is None and validate:

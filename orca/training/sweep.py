@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from orca.errors import UserError
 from orca.report import (
     JOB_FILE,
     read_sweep,
@@ -38,10 +41,11 @@ class SweepTable(Callback):
     """
 
     def __init__(self) -> None:
-        self.launch = ""
+        self.launch, self.is_new = "", False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self.launch = secrets.token_hex(4)  # before launchers copy this object
+        self.is_new = not Path(config.hydra.sweep.dir).exists()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Write ``job.json``: all that is needed to run the job again, and to miss its stages."""
@@ -55,6 +59,7 @@ class SweepTable(Callback):
             "launch": self.launch,
             "options": list(hydra.overrides.task),
             "launcher": launcher,
+            "choices": {k: v for k, v in hydra.runtime.choices.items() if "hydra" not in k},
             "stages": [str(name) for name in config.stages],
         }
         file = Path(hydra.runtime.output_dir) / JOB_FILE
@@ -62,16 +67,32 @@ class SweepTable(Callback):
         file.write_text(json.dumps(job, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        if config.plan:
-            return
         directory = Path(config.hydra.sweep.dir)
+        if config.plan:
+            if self.is_new:  # made by Hydra
+                (directory / "multirun.yaml").unlink(missing_ok=True)
+                with suppress(OSError):
+                    directory.rmdir()
+            return
+        try:
+            missing = self._save(directory)
+        except Exception as error:  # Hydra would make a warning of it, and status 0
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            print(f"error: the sweep has no table: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
+        if missing:
+            print(f"not finished: {', '.join(missing)}", flush=True)
+            sys.exit(1)
+
+    def _save(self, directory: Path) -> list[str]:
+        """Table and report; returns the names of this launch's jobs that did not end well."""
         sweep = read_sweep(directory)
         print(sweep_text(sweep), flush=True)
         save_csv(sweep, directory / "sweep.csv")
         (directory / "sweep.md").write_text(sweep_markdown(sweep), encoding="utf-8")
         try_report(write_sweep_report, directory)
-        own = [job for job in sweep.jobs if job.run.job.get("launch") == self.launch]
-        missing = [job.run.name for job in own if job.run.state != "finished"]
-        if missing or not own:
-            print(f"not finished: {', '.join(missing) or 'any job'}", flush=True)
-            sys.exit(1)
+        own = [job.run for job in sweep.jobs if job.run.job.get("launch") == self.launch]
+        # A job that was refused keeps the results of an earlier launch.
+        missing = [run.name for run in own if run.state != "finished" or run.error]
+        return missing if own else ["any job"]

@@ -48,7 +48,7 @@ def test_stages_stand_in_the_order_of_training_on_one_axis(progressive: Path) ->
     run = read_run(progressive)
     assert [stage.name for stage in run.stages] == list(STAGES)
     assert stage_starts(run) == {STAGES[0]: 0, STAGES[1]: 4}
-    assert stage_starts(run, by_tokens=True) == {STAGES[0]: 0, STAGES[1]: 40}
+    assert stage_starts(run, by_tokens=True) == {STAGES[0]: 0, STAGES[1]: 50}
     loss = run_charts(run)[0]
     train, held_out = loss.series
     assert [part.x.tolist() for part in train.segments] == [[0, 1, 2, 3], [4, 5, 6]]

@@ -201,7 +201,7 @@ def test_an_older_sweep_is_known_by_its_directories_names(tmp_path: Path) -> Non
 def test_options_with_commas_in_names_are_not_torn_apart(tmp_path: Path) -> None:
     for value in ("[1,2]", "[3,4]"):
         write_stage(tmp_path / f"a={value},seed=1" / STAGE, losses([1.0]), (2.0, 1.0))
-    assert [g.label for g in read_sweep(tmp_path).groups] == ["a=[1,2]", "a=[3,4]"]
+    assert [g.label for g in read_sweep(tmp_path).groups] == ["a=[1, 2]", "a=[3, 4]"]
 
 
 def test_other_held_out_sets_are_warned_of(sweep: Path) -> None:

@@ -155,3 +155,32 @@ def test_every_kind_of_sweep_has_its_distribution() -> None:
         search_space(["f=glob(*)"])
     with pytest.raises(UserError, match="the tag log alone"):
         search_space(["f=tag(lgo,interval(1,2))"])
+
+
+def test_a_study_does_not_go_on_with_other_options(tmp_path: Path) -> None:
+    study(tmp_path, Jobs(parabola), 1)
+    SPACE.append("optimizer.weight_decay=0.3")
+    try:
+        with pytest.raises(UserError, match=r"weight_decay: not given → 0.3.*run=NAME"):
+            study(tmp_path, Jobs(parabola), 2)
+        SPACE[-1] = "trainer.max_time=00:01:00:00"  # does not change what is learned
+        study(tmp_path, Jobs(parabola), 2)
+    finally:
+        SPACE.pop()
+
+
+def test_trials_that_are_alike_are_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side they would train in one directory."""
+    seen: list[list[str]] = []
+
+    class Some(Jobs):
+        def launch(self, overrides: Any, initial_job_idx: int) -> list[JobReturn]:
+            seen.extend(overrides)
+            return super().launch(overrides, initial_job_idx)
+
+    space = ["optimizer.lr=choice(0.1,0.1)", "model=tiny"]
+    monkeypatch.setattr("test_study.SPACE", space)
+    study(tmp_path, Some(parabola), 3, n_jobs=3)
+    assert seen == [["model=tiny", "optimizer.lr=0.1"]]
+    results = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert results["finished"] == 3
