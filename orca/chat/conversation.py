@@ -12,6 +12,9 @@ from orca.traces import NUMBERED_MESSAGES, match_system_message
 
 IDS = f"{min(NUMBERED_MESSAGES)} to {max(NUMBERED_MESSAGES)}"
 
+CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+"""What a model or server must not do to a terminal: escape sequences are shown, not obeyed."""
+
 
 @dataclass
 class Turn:
