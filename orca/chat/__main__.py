@@ -58,7 +58,9 @@ def main(config: DictConfig) -> None:
 def _model(config: DictConfig) -> Model:
     for option, at in HERE.items():
         if config.base_url is not None and config.get(option) != at:
-            raise UserError(f"{option}= is for a model in this process; with base_url= leave it out")
+            raise UserError(
+                f"{option}= is for a model in this process; with base_url= leave it out"
+            )
     if config.base_url is None:
         if config.key_variable is not None:
             raise UserError("key_variable= is for a server, which base_url= names")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def read_system_message(given: str) -> str:
     given = given.strip()
     if given.lower() in ("none", "null", ""):
         return ""
-    if given.lstrip("+-").isdigit():
+    if re.fullmatch(r"[+-]?\d+", given):
         if int(given) not in NUMBERED_MESSAGES:
             raise UserError(f"system message {given}: there are numbers {IDS}")
         return NUMBERED_MESSAGES[int(given)]

@@ -134,16 +134,16 @@ class Terminal:
                 written += piece
                 print(piece.translate(CONTROLS), end="", flush=True)
             turn.finish_reason = self.model.finish_reason
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError) as error:
+            if isinstance(error, UserError) or not written:
+                turn.answer = before  # a /retry that failed
+                if before is None:
+                    self.conversation.turns.pop()
+                self.conversation.left_out = left_out  # for a question that is not there
+                if written:
+                    print()
+                raise
             turn.finish_reason = "interrupted"
-        except UserError:
-            turn.answer = before  # a /retry that failed
-            if before is None:
-                self.conversation.turns.pop()
-            self.conversation.left_out = left_out  # for a question that is not there
-            if written:
-                print()
-            raise
         turn.answer = written
         self.seed += 1
         print()
@@ -165,7 +165,7 @@ class Terminal:
         word, _, text = argument.partition(" ")
         if word == "text" and text.strip():
             message = text.strip()
-        elif word.isdigit() or argument == "none":
+        elif word.isdecimal() or argument == "none":
             message = read_system_message(argument)
         else:
             raise UserError(

@@ -20,8 +20,8 @@ class ValidationLoader:
     """This rank's validation micro-batches (a bare list would mean several loaders to Lightning).
 
     Every rank runs as many forward passes as the others; a pack that is repeated for that has no
-    targets. The groups are mixed, so that the first few batches (``trainer.limit_val_batches``) have
-    a share of each.
+    targets. The groups are mixed, so that the first few batches
+    (``trainer.limit_val_batches``) have a share of each.
     """
 
     def __init__(self, packs: Mapping[str, Sequence[Pack]], world_size: int, rank: int) -> None:

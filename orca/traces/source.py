@@ -42,8 +42,8 @@ class Shown:
             raise UserError(f"data.format={self.format!r} is unknown. Known: {known}")
         if not isinstance(self.system_message, str | None):
             raise UserError(
-                f"data.system_message={self.system_message} must be a text; a message by its number "
-                "is '${orca_system_message:5}', and the text 5 itself is '\"5\"'"
+                f"data.system_message={self.system_message} must be a text; a message by its "
+                "number is '${orca_system_message:5}', and the text 5 itself is '\"5\"'"
             )
         if not isinstance(self.answers_only, bool):
             raise UserError(f"data.answers_only={self.answers_only!r} must be true or false")

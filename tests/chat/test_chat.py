@@ -139,6 +139,7 @@ def test_a_saved_exchange_is_a_trace_that_training_reads(chat: Any, tmp_path: Pa
         ("/sistem 5", "no command /sistem"),
         ("/system 18", "numbers 1 to 17"),
         ("/system You are", "text followed by your own"),
+        ("/system ²", "text followed by your own"),
         ("/raw", "nothing has been asked"),
         ("/retry", "nothing has been asked"),
         ("/save", "needs the name"),
@@ -217,6 +218,24 @@ def test_ctrl_c_keeps_what_was_written_and_an_error_keeps_nothing(chat: Any) -> 
     assert "[stopped" in shown
     terminal, shown = chat("Hello?", model=Broken(UserError("no memory")))
     assert terminal.conversation.turns == [] and "error: no memory" in shown
+
+
+def test_ctrl_c_before_an_answer_begins_leaves_the_conversation_as_it_was(
+    student: LocalModel, chat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty answer would be one that the student reads."""
+    terminal, _ = chat("One?")
+    answer = terminal.conversation.turns[0].answer
+
+    def stopped(*_: Any) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(student, "answer", stopped)
+    for line in ("Two?", "/retry"):
+        with pytest.raises(KeyboardInterrupt):
+            terminal.obey(line)
+        assert [(t.question, t.answer) for t in terminal.conversation.turns] == [("One?", answer)]
 
 
 def test_escape_sequences_of_an_answer_are_shown_and_not_obeyed(chat: Any) -> None:
@@ -300,6 +319,7 @@ def test_a_system_message_is_a_number_nothing_or_a_text() -> None:
     assert [read_system_message(g) for g in ("5", "none", "Be brief.")] == [
         SYSTEM_MESSAGES[5], "", "Be brief.",
     ]  # fmt: skip
+    assert [read_system_message(g) for g in ("²", "--5")] == ["²", "--5"]
     for wrong in ("0", "18", "-1"):
         with pytest.raises(UserError, match="numbers 1 to 17"):
             read_system_message(wrong)
