@@ -72,8 +72,8 @@ class ServedModel:
                 f"base_url={self.endpoint.base_url}: no answer ({reason}); is the server running?"
             ) from None
         except (openai.OpenAIError, json.JSONDecodeError) as error:  # the latter of its events
-            reason = str(error).translate(CONTROLS)
-            raise UserError(f"base_url={self.endpoint.base_url}: {reason}") from None
+            told = str(error).translate(CONTROLS)
+            raise UserError(f"base_url={self.endpoint.base_url}: {told}") from None
 
     def raw(self, conversation: Conversation) -> str:
         sent = conversation.messages()[:-1]
