@@ -41,6 +41,7 @@ from orca.evaluation import (
 )
 from orca.evaluation.judging import Judging
 from orca.traces import TraceSource
+from orca.traces.system_messages import ORCA2_MESSAGE
 from orca.training import trained_by
 
 OPTIONS = (
@@ -92,7 +93,8 @@ def main(config: DictConfig) -> None:
     results = build_results(config.name, facts, protocol, gold, samples, others)
     results.about = {
         "asked": f"{whole}; {protocol.draws} draw(s); system message(s) "
-        f"{', '.join(map(str, messages))} of Table 2",
+        f"{', '.join(map(str, messages))} of Table 2"
+        + (f" ({ORCA2_MESSAGE}: Orca 2's)" if ORCA2_MESSAGE in messages else ""),
         "date": datetime.date.today().isoformat(),
     }
     left_out = sorted({one.benchmark for one in records.read()} - set(items))

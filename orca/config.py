@@ -57,7 +57,12 @@ def job_options() -> list[str]:
     return [*job.overrides.task, f"hydra.run.dir={quoted(job.runtime.output_dir)}"]
 
 
-def to_the_letter(arguments: Iterable[str], names: Mapping[str, str]) -> list[str]:
+QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
+
+
+def to_the_letter(
+    arguments: Iterable[str], names: Mapping[str, str], interpolated: bool = True
+) -> list[str]:
     """Command-line arguments with the values of some options quoted.
 
     Hydra would read the commas of a text or of a sweep's directory as a sweep, and take what
@@ -65,12 +70,15 @@ def to_the_letter(arguments: Iterable[str], names: Mapping[str, str]) -> list[st
 
     Args:
         names: of the options, as they are typed → as the configuration has them.
+        interpolated: whether ``${…}`` in a value still stands for another option.
     """
     letters = []
     for argument in arguments:
         name, given, value = argument.partition("=")
         if given and name in names:
-            if value[:1] not in ("'", '"'):
+            if not QUOTED.fullmatch(value):
+                if not interpolated:
+                    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
                 value = quoted(value)
             argument = f"{names[name]}={value}"
         letters.append(argument)

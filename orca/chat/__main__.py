@@ -30,6 +30,9 @@ OPTIONS = (
     *("dtype", "device", "template", "base_url", "key_variable"),
 )
 
+HERE = {"dtype": "auto", "device": "auto", "template": None}
+"""What a server decides by itself, at the defaults."""
+
 
 def main(config: DictConfig) -> None:
     """Chat, or answer what the standard input asks where it is no terminal."""
@@ -53,7 +56,14 @@ def main(config: DictConfig) -> None:
 
 
 def _model(config: DictConfig) -> Model:
+    for option, at in HERE.items():
+        if config.base_url is not None and config.get(option) != at:
+            raise UserError(
+                f"{option}= is for a model in this process; with base_url= leave it out"
+            )
     if config.base_url is None:
+        if config.key_variable is not None:
+            raise UserError("key_variable= is for a server, which base_url= names")
         name = config.model_path
         if name is None:
             name = str(newest_model(Path(config.runs)))
@@ -86,5 +96,5 @@ def newest_model(runs: Path) -> Path:
 if __name__ == "__main__":
     # conf/model is a group of train.py, and Hydra would look there for what model= names.
     letters = {"model": "model_path", "system": "system", "base_url": "base_url", "runs": "runs"}
-    sys.argv[1:] = to_the_letter(sys.argv[1:], letters)
+    sys.argv[1:] = to_the_letter(sys.argv[1:], letters, interpolated=False)
     run_program(main, "chat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from orca.errors import UserError
 from orca.traces import NUMBERED_MESSAGES, match_system_message
 
 IDS = f"{min(NUMBERED_MESSAGES)} to {max(NUMBERED_MESSAGES)}"
+
+CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+"""What a model or server must not do to a terminal: escape sequences are shown, not obeyed."""
 
 
 @dataclass
@@ -92,7 +96,7 @@ def read_system_message(given: str) -> str:
     given = given.strip()
     if given.lower() in ("none", "null", ""):
         return ""
-    if given.lstrip("+-").isdigit():
+    if re.fullmatch(r"[+-]?\d+", given):
         if int(given) not in NUMBERED_MESSAGES:
             raise UserError(f"system message {given}: there are numbers {IDS}")
         return NUMBERED_MESSAGES[int(given)]

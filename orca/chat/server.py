@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 
-from orca.chat.conversation import Conversation
+from orca.chat.conversation import CONTROLS, Conversation
 from orca.errors import UserError
 from orca.teacher import Endpoint
 
@@ -23,7 +23,8 @@ class ServedModel:
         endpoint: address, the model's name there, and the variable of a key.
 
     Raises:
-        UserError: the server does not answer, or has no model of this name.
+        UserError: the variable has no key. That there is no server, or no model of this name, is
+            told when it is asked.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -57,7 +58,7 @@ class ServedModel:
                 seed=seed,
                 stream=True,
             )
-            self.finish_reason = "stop"
+            self.finish_reason = "no end was sent"
             with stream:  # what ends the chat's waiting ends the request too
                 for chunk in stream:
                     for choice in chunk.choices:
@@ -70,8 +71,9 @@ class ServedModel:
             raise UserError(
                 f"base_url={self.endpoint.base_url}: no answer ({reason}); is the server running?"
             ) from None
-        except openai.OpenAIError as error:
-            raise UserError(f"base_url={self.endpoint.base_url}: {error}") from None
+        except (openai.OpenAIError, json.JSONDecodeError) as error:  # the latter of its events
+            told = str(error).translate(CONTROLS)
+            raise UserError(f"base_url={self.endpoint.base_url}: {told}") from None
 
     def raw(self, conversation: Conversation) -> str:
         sent = conversation.messages()[:-1]

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from orca.chat.conversation import IDS, Conversation, Turn, message_number, read_system_message
+from orca.chat.conversation import (
+    CONTROLS,
+    IDS,
+    Conversation,
+    Turn,
+    message_number,
+    read_system_message,
+)
 from orca.chat.model import Model
 from orca.errors import UserError
 from orca.paths import cache_dir
@@ -25,9 +32,6 @@ HELP = f"""\
 /quit            end, as Ctrl-D does
 Ctrl-C stops an answer. A line that ends in \\ goes on in the next; //… asks a question that begins
 with a slash."""
-
-CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
-"""What a model must not do to a terminal: escape sequences are shown, not obeyed."""
 
 HISTORY_LINES = 1_000
 
@@ -82,7 +86,7 @@ class Terminal:
             except UnicodeError:
                 print("error: this line is not UTF-8")
             except UserError as error:
-                print(f"error: {error}")
+                print(f"error: {error}".translate(CONTROLS))
 
     def greet(self) -> None:
         """What answers, and how it is asked."""
@@ -127,21 +131,19 @@ class Terminal:
             for piece in self.model.answer(
                 self.conversation, self.temperature, self.max_new_tokens, self.seed
             ):
-                if not written and self.conversation.left_out > left_out:
-                    first = self.conversation.left_out
-                    print(
-                        f"[the context is full: the model no longer sees the first {first} turns]"
-                    )
                 written += piece
                 print(piece.translate(CONTROLS), end="", flush=True)
             turn.finish_reason = self.model.finish_reason
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError) as error:
+            if isinstance(error, UserError) or not written:
+                turn.answer = before  # a /retry that failed
+                if before is None:
+                    self.conversation.turns.pop()
+                self.conversation.left_out = left_out  # for a question that is not there
+                if written:
+                    print()
+                raise
             turn.finish_reason = "interrupted"
-        except UserError:
-            turn.answer = before  # a /retry that failed
-            if before is None:
-                self.conversation.turns.pop()
-            raise
         turn.answer = written
         self.seed += 1
         print()
@@ -150,7 +152,7 @@ class Terminal:
         elif turn.finish_reason == "length":
             print("[cut: this is as long as max_new_tokens or the context allows]")
         elif turn.finish_reason != "stop":
-            print(f"[ended by the server: {turn.finish_reason}]")
+            print(f"[ended by the server: {turn.finish_reason}]".translate(CONTROLS))
         if self.conversation.left_out > left_out:
             first = self.conversation.left_out
             print(f"[the context is full: the first {first} turn(s) were and stay left out]")
@@ -163,7 +165,7 @@ class Terminal:
         word, _, text = argument.partition(" ")
         if word == "text" and text.strip():
             message = text.strip()
-        elif word.isdigit() or argument == "none":
+        elif word.isdecimal() or argument == "none":
             message = read_system_message(argument)
         else:
             raise UserError(
@@ -175,7 +177,7 @@ class Terminal:
 
     def raw(self, _: str) -> None:
         self._last_turn()
-        print(self.model.raw(self.conversation))
+        print(self.model.raw(self.conversation).translate(CONTROLS))
 
     def retry(self, _: str) -> None:
         self._last_turn()
@@ -209,7 +211,8 @@ def answer_once(
     max_new_tokens: int,
     seed: int,
 ) -> None:
-    """Answer all of the standard input as one question; the standard output gets the answer alone.
+    """Answer all of the standard input as one question; the standard output gets the answer alone,
+    to the byte where it is no terminal.
 
     Raises:
         UserError: the input is empty or no text.
@@ -221,11 +224,13 @@ def answer_once(
     if not question:
         raise UserError("nothing to ask: the standard input is empty")
     conversation.turns.append(Turn(question))
+    controls = CONTROLS if sys.stdout.isatty() else {}
     for piece in model.answer(conversation, temperature, max_new_tokens, seed):
-        print(piece, end="", flush=True)
+        print(piece.translate(controls), end="", flush=True)
     print()
     if model.finish_reason != "stop":
-        print(f"warning: the answer was cut ({model.finish_reason})", file=sys.stderr)
+        reason = model.finish_reason.translate(CONTROLS)
+        print(f"warning: the answer was cut ({reason})", file=sys.stderr)
 
 
 def edited_line() -> Callable[[str], str]:

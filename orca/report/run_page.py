@@ -17,7 +17,7 @@ from orca.report.evaluations import Evaluation, tables
 from orca.report.options import UNKNOWN, differences, program_defaults
 from orca.report.run_charts import run_charts
 from orca.report.sweep_tables import duration
-from orca.traces import SYSTEM_MESSAGES
+from orca.traces import NUMBERED_MESSAGES
 from orca.training.directory import flat_options
 
 MOST_ROWS = 40
@@ -261,10 +261,10 @@ def _compositions(stages: Sequence[StageRun]) -> list[dict[str, Any]]:
 
 
 def _message(key: str) -> str:
-    """What a system message of the paper's Table 2 says."""
-    if not key.isdigit() or int(key) not in SYSTEM_MESSAGES:
+    """What a system message says that has a number."""
+    if not key.isdigit() or int(key) not in NUMBERED_MESSAGES:
         return ""
-    return SYSTEM_MESSAGES[int(key)] or "(empty)"
+    return NUMBERED_MESSAGES[int(key)] or "(empty)"
 
 
 def _differing(run: Run) -> tuple[list[str], list[tuple[str, list[str]]]]:

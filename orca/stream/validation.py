@@ -20,11 +20,17 @@ class ValidationLoader:
     """This rank's validation micro-batches (a bare list would mean several loaders to Lightning).
 
     Every rank runs as many forward passes as the others; a pack that is repeated for that has no
-    targets.
+    targets. The groups are mixed, so that the first few batches
+    (``trainer.limit_val_batches``) have a share of each.
     """
 
     def __init__(self, packs: Mapping[str, Sequence[Pack]], world_size: int, rank: int) -> None:
-        own = [(group, pack) for group, packs in packs.items() for pack in packs]
+        places = {
+            (group, i): (i + 0.5) / len(own)
+            for group, own in packs.items()
+            for i in range(len(own))
+        }
+        own = [(group, packs[group][i]) for group, i in sorted(places, key=places.__getitem__)]
         rounds = -(-len(own) // world_size)
         self.batches = []
         for place in range(rank, rounds * world_size, world_size):

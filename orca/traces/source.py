@@ -40,6 +40,18 @@ class Shown:
         if self.format not in READERS:
             known = ", ".join(READERS)
             raise UserError(f"data.format={self.format!r} is unknown. Known: {known}")
+        if not isinstance(self.system_message, str | None):
+            raise UserError(
+                f"data.system_message={self.system_message} must be a text; a message by its "
+                "number is '${orca_system_message:5}', and the text 5 itself is '\"5\"'"
+            )
+        if not isinstance(self.answers_only, bool):
+            raise UserError(f"data.answers_only={self.answers_only!r} must be true or false")
+
+    def describe(self) -> str:
+        """For fingerprints, which must be those of checkpoints that exist already."""
+        own = (self.system_message, self.answers_only)
+        return self.format if own == (None, False) else self.format + repr(own)
 
     def trace(self, row: Any, origin: RowOrigin) -> Trace:
         """The row as a trace; raises :class:`BadRow` when it is none."""
@@ -148,8 +160,11 @@ class TraceSource:
     def fingerprint(self) -> str:
         """Depends on what is read, its order and the reader; not on where the files lie."""
         digest = hashlib.sha256()
+        before = None
         for one in self.sets:
-            digest.update(repr(one.shown).encode())
+            if one.shown != before:
+                digest.update(one.shown.describe().encode())
+            before = one.shown
             for rows in one.rows_in(self.root):
                 digest.update(rows.fingerprint().encode())
         return digest.hexdigest()[:16]
@@ -184,7 +199,10 @@ def _file_set(given: str | Mapping[str, Any], default: Shown) -> _FileSet:
         raise UserError(
             f"data.parts: {dict(given)} must have files and may have {', '.join(known)}"
         )
-    patterns = [patterns] if isinstance(patterns, str) else [str(one) for one in patterns]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Sequence) or not all(isinstance(one, str) for one in patterns):
+        raise UserError(f"data.parts: files of {dict(given)} must be a pattern or a list of these")
+    patterns = list(patterns)
     return _FileSet(patterns, dataclasses.replace(default, **own))
 
 

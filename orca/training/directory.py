@@ -166,11 +166,19 @@ def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str])
 def _differences(old: Any, new: DictConfig) -> list[str]:
     before = flat_options(OmegaConf.to_container(old, resolve=True))
     after = flat_options(OmegaConf.to_container(new, resolve=True))
+    parts = {
+        value
+        for options in (before, after)
+        for key, value in options.items()
+        if key.startswith("stages.") and key.endswith(".part")
+    }
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
         and not any(key == option or key.startswith(option + ".") for option in MAY_DIFFER)
+        # Parts of other stages do not matter here: a run of before there were such goes on.
+        and not (key.startswith("data.parts.") and key.split(".")[2] not in parts)
     ]
 
 

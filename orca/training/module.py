@@ -253,7 +253,8 @@ class ExplanationTuning(L.LightningModule):
         self.log("val/loss", total / max(count, 1), prog_bar=True)
         if len(sums) > 1:
             for group, (own, targets) in zip(self._validation, sums.tolist(), strict=True):
-                self.log(f"val/loss/{group}", own / max(targets, 1))
+                if targets:  # none: trainer.limit_val_batches ended before this group
+                    self.log(f"val/loss/{group}", own / targets)
 
 
 def _no_export(*_: Any) -> None:

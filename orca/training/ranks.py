@@ -46,7 +46,7 @@ def is_rank() -> bool:
 def _check_launcher() -> None:
     """Another launcher's ranks would each take themselves for the only one."""
     for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
-        size = os.environ.get(name, "1")
+        size = os.environ.get(name) or "1"
         if size != "1" and not is_rank():
             raise UserError(
                 f"{name}={size} says that this process is one of several ranks, but neither "

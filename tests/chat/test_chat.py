@@ -14,8 +14,9 @@ import torch
 from chat_students import write_student
 from conftest import ORCA_TEMPLATE, compose_config
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from orca.chat import Conversation, LocalModel, Terminal, Turn, read_system_message, text_pieces
@@ -138,6 +139,7 @@ def test_a_saved_exchange_is_a_trace_that_training_reads(chat: Any, tmp_path: Pa
         ("/sistem 5", "no command /sistem"),
         ("/system 18", "numbers 1 to 17"),
         ("/system You are", "text followed by your own"),
+        ("/system ²", "text followed by your own"),
         ("/raw", "nothing has been asked"),
         ("/retry", "nothing has been asked"),
         ("/save", "needs the name"),
@@ -171,6 +173,14 @@ def test_the_oldest_turns_leave_a_full_context_and_it_is_said(
     assert last.startswith(f"### Human:\n{conversation.left_out} x")
 
 
+def test_a_question_that_is_refused_leaves_the_conversation_as_it_was(
+    student: LocalModel, chat: Any
+) -> None:
+    terminal, shown = chat("One?", "x" * 400, "Two?")
+    assert "leaves no room" in shown and terminal.conversation.left_out == 0
+    assert asked(student, terminal)[-1].startswith(ORCA_TEMPLATE.prompt("", "One?"))
+
+
 def test_a_question_alone_may_leave_less_room_than_an_answer_may_take(
     student: LocalModel,
 ) -> None:
@@ -197,6 +207,9 @@ class Broken:
         if self.error:
             raise self.error
 
+    def raw(self, conversation: Conversation) -> str:
+        return f"{conversation.turns[0].answer}\x9b31m"
+
 
 def test_ctrl_c_keeps_what_was_written_and_an_error_keeps_nothing(chat: Any) -> None:
     terminal, shown = chat("Hello?", model=Broken(KeyboardInterrupt()))
@@ -207,9 +220,31 @@ def test_ctrl_c_keeps_what_was_written_and_an_error_keeps_nothing(chat: Any) -> 
     assert terminal.conversation.turns == [] and "error: no memory" in shown
 
 
+def test_ctrl_c_before_an_answer_begins_leaves_the_conversation_as_it_was(
+    student: LocalModel, chat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty answer would be one that the student reads."""
+    terminal, _ = chat("One?")
+    answer = terminal.conversation.turns[0].answer
+
+    def stopped(*_: Any) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(student, "answer", stopped)
+    for line in ("Two?", "/retry"):
+        with pytest.raises(KeyboardInterrupt):
+            terminal.obey(line)
+        assert [(t.question, t.answer) for t in terminal.conversation.turns] == [("One?", answer)]
+
+
 def test_escape_sequences_of_an_answer_are_shown_and_not_obeyed(chat: Any) -> None:
-    _, shown = chat("Hello?", model=Broken())
-    assert r"half\x1b[2J" in shown and "\x1b" not in shown
+    model = Broken()
+    model.finish_reason = "\x1b[31m"
+    _, shown = chat("Hello?", "/raw", model=model)
+    assert shown.count(r"half\x1b[2J") == 2 and not {"\x1b", "\x9b"} & set(shown)
+    _, shown = chat("Hello?", model=Broken(UserError("no \x1b]0;memory")))
+    assert r"error: no \x1b]0;memory" in shown and "\x1b" not in shown
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -251,13 +286,28 @@ for _byte in range(256):
         )
 
 
-@given(st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="$")))
+@given(
+    st.one_of(
+        st.text(st.characters(blacklist_categories=("Cs",))),
+        st.lists(st.sampled_from(["${", "}", "\\", "'", '"', "a", "$", " ", ","])).map("".join),
+    )
+)
+@example("Use ${HOME}, and \\${a}")
+@example("'Tis so")
+@example('"Yes", he said')
 def test_an_option_that_is_taken_to_the_letter_comes_through_hydra_as_typed(text: str) -> None:
-    (argument,) = to_the_letter([f"system={text}"], {"system": "system"})
-    if text[:1] in ("'", '"'):
-        assert argument == f"system={text}"  # quoted by whoever typed it
+    (argument,) = to_the_letter([f"system={text}"], {"system": "system"}, interpolated=False)
+    if text[:1] in ("'", '"') and text[-1] == text[0] and len(text) > 1:
+        assert argument == f"system={text}" or text[1:-1].count(text[0])  # quoted by who typed it
     else:
-        assert OverridesParser.create().parse_override(argument).value() == text
+        value = OverridesParser.create().parse_override(argument).value()
+        assert OmegaConf.create({"system": value}).system == text or text == "???"
+
+
+def test_interpolations_are_kept_where_they_are_wanted() -> None:
+    (argument,) = to_the_letter(["out=runs/${name},b"], {"out": "out"})
+    value = OverridesParser.create().parse_override(argument).value()
+    assert OmegaConf.create({"out": value, "name": "a"}).out == "runs/a,b"
 
 
 def test_other_options_stay_as_they_are() -> None:
@@ -269,6 +319,7 @@ def test_a_system_message_is_a_number_nothing_or_a_text() -> None:
     assert [read_system_message(g) for g in ("5", "none", "Be brief.")] == [
         SYSTEM_MESSAGES[5], "", "Be brief.",
     ]  # fmt: skip
+    assert [read_system_message(g) for g in ("²", "--5")] == ["²", "--5"]
     for wrong in ("0", "18", "-1"):
         with pytest.raises(UserError, match="numbers 1 to 17"):
             read_system_message(wrong)

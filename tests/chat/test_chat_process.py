@@ -131,6 +131,9 @@ def test_a_pipe_gets_the_answer_alone(student: Path, tmp_path: Path) -> None:
     [
         (["max_token=3"], b"Hello?", "Did you mean max_new_tokens?"),
         ([], b"Hello?", "error: no stage has finished in runs/"),
+        (["model=m", "base_url=http://localhost:1/v1", "dtype=float32"], b"Hi", "error: dtype= is"),
+        (["model=m", "base_url=http://localhost:1/v1", "template=orca"], b"Hi", "template= is"),
+        (["model=m", "key_variable=KEY"], b"Hi", "key_variable= is for a server"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(

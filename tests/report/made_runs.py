@@ -63,7 +63,7 @@ def card(held_out: str) -> dict[str, Any]:
         "composition": {
             "teacher": {HOSTILE: 9},
             "sub_collection": {"cot": 5, HOSTILE: 4},
-            "system_message": {"1": 5, "7": 3, HOSTILE: 1},
+            "system_message": {"1": 5, "7": 3, "17": 2, HOSTILE: 1},
         },
         "audit": {"boundaries": HOSTILE},
         "facts": {"held out": held_out},

@@ -120,6 +120,11 @@ def test_a_run_that_has_not_taken_a_step_has_a_page(tmp_path: Path) -> None:
     assert "No step has been logged yet" in write_run_report(tmp_path).read_text()
 
 
+def test_a_system_message_is_shown_beside_its_number_orca_2s_too(progressive: Path) -> None:
+    page = run_html(read_run(progressive))
+    assert "You are a cautious assistant" in page and "think step-by-step" in page
+
+
 def test_text_of_others_is_no_markup(tmp_path: Path) -> None:
     rows = [sample(0, HOSTILE, False, HOSTILE), sample(4, HOSTILE, True, HOSTILE)]
     rows = [row | {"task": HOSTILE, "query": HOSTILE, "system_message": HOSTILE,

@@ -1,5 +1,6 @@
 """Files of one source that are read and shown in different ways."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from orca.errors import UserError
 from orca.traces import BadRow, TraceSource
+from orca.traces.files import open_rows
 
 ROW = {"system_message": "Think.", "query": "2 + 2?", "response": "It is 4.", "gold_answer": "4"}
 PUBLIC = {"id": "cot.1", "system_prompt": "Be short.", "question": "1 + 1?", "response": "2"}
@@ -59,6 +61,25 @@ def test_the_fingerprint_knows_how_rows_are_shown(directory: str) -> None:
     assert same.fingerprint == TraceSource("own.jsonl", "trace", root=directory).fingerprint
 
 
+def test_checkpoints_from_before_file_sets_go_on(directory: str) -> None:
+    """Their fingerprint: the format, what is shown in place of it, and the files."""
+
+    def expected(way: str, *names: str) -> str:
+        digest = hashlib.sha256(way.encode())
+        for name in names:
+            for rows in open_rows(name, directory):
+                digest.update(rows.fingerprint().encode())
+        return digest.hexdigest()[:16]
+
+    def found(files: Any, **default: Any) -> str:
+        return TraceSource(files, "trace", root=directory, **default).fingerprint
+
+    assert found("own.jsonl") == expected("trace", "own.jsonl")
+    both = ["own.jsonl", "public.jsonl"]
+    assert found(both) == found({"files": both}) == expected("trace", *both)
+    assert found("own.jsonl", system_message="") == expected("trace('', False)", "own.jsonl")
+
+
 def test_how_all_files_are_shown_is_known_only_where_they_are_shown_alike(directory: str) -> None:
     alike = TraceSource([{"files": "own.jsonl", "system_message": ""}], "trace", root=directory)
     assert alike.shown is not None and alike.shown.system_message == ""
@@ -72,6 +93,10 @@ def test_how_all_files_are_shown_is_known_only_where_they_are_shown_alike(direct
         ({"files": "own.jsonl", "fromat": "trace"}, "fromat"),
         ({"format": "trace"}, "must have files"),
         ({"files": "own.jsonl", "format": "csv"}, "data.format='csv'"),
+        ({"files": "own.jsonl", "system_message": 17}, "data.system_message=17 must be a text"),
+        ({"files": "own.jsonl", "answers_only": "false"}, "data.answers_only='false'"),
+        ({"files": 5}, "must be a pattern"),
+        ({"files": {"a": "own.jsonl"}}, "must be a pattern"),
     ],
 )
 def test_a_wrong_file_set_is_named(directory: str, files: Any, named: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import compose_config
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from test_stage import FAST, train
 
@@ -196,6 +198,21 @@ def test_a_run_out_of_time_is_unfinished_and_goes_on(tmp_path: Path) -> None:
     finished, resuming = open_run(stage, config)
     checkpoint = newest_checkpoint(stage / "checkpoints")
     assert resuming and not finished and checkpoint is not None and checkpoint[0] == done
+
+
+def test_a_run_goes_on_where_only_other_stages_parts_have_changed(tmp_path: Path) -> None:
+    """Also one of a version that had fewer parts."""
+    config = compose_config("model=tiny", "stage=flan5m_chatgpt", "resume=auto", run_dir=tmp_path)
+
+    def saved(**parts: Any) -> tuple[bool, bool]:
+        old = copy.deepcopy(config)
+        old.data.parts = {"chatgpt": "stage1_train.jsonl", "gpt4": "stage2_train.jsonl", **parts}
+        OmegaConf.save(old, tmp_path / "config.yaml")
+        return open_run(tmp_path, config)
+
+    assert saved() == (False, True) == saved(more="another.jsonl")
+    with pytest.raises(UserError, match=r"data\.parts\.chatgpt: other\.jsonl → stage1"):
+        saved(chatgpt="other.jsonl")
 
 
 def test_a_mistake_costs_neither_the_old_run_nor_the_name(tmp_path: Path) -> None:

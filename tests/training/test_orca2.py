@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import compose_config
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
+from orca.config import CONF_DIR
 from orca.training import train_stage
 
 OPTIONS = (
@@ -63,3 +65,12 @@ def test_the_student_sees_answers_first_and_never_the_erased_messages(run: Path)
     for trace in [*traces("orca2")[0], *traces("orca2")[1]]:
         assert trace.system_message.startswith("You are Orca") and "\n" not in trace.system_message
         assert trace.response != f"The answer is {trace.gold_answer}."
+
+
+def test_the_data_are_where_the_other_programs_write_them() -> None:
+    """``orca.mixture out=DIR/flan`` has a directory for each set, ``collect.py out=DIR/orca2`` one
+    of traces."""
+    parts = compose_config("data=orca2", "data.path=DIR").data.parts
+    sets = OmegaConf.load(CONF_DIR / "mixture" / "flan.yaml").sets
+    assert parts.flan.files in [f"flan/{name}/*.parquet" for name in sets]
+    assert parts.orca2[1].files == "orca2/traces/*.parquet"

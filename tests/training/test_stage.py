@@ -278,6 +278,20 @@ def test_a_users_mistake_ends_with_one_sentence(
     assert "Traceback" not in done.stderr
 
 
+def test_groups_that_a_short_validation_does_not_reach_have_no_loss(tmp_path: Path) -> None:
+    train(
+        tmp_path,
+        *SHORT,
+        "callbacks.checkpoints=null",
+        "trainer.limit_val_batches=2",
+        "data.held_out_examples=40",
+    )
+    rows = read_metrics(tmp_path / "flan5m_chatgpt" / "metrics.csv")
+    losses = [(name, value) for _, name, value in rows if name.startswith("val/loss")]
+    assert len({name for name, _ in losses}) == 3  # of all, and of two groups
+    assert all(value > 1 for _, value in losses)
+
+
 def test_a_run_without_checkpoints_validates_and_knows_the_loss_by_group(tmp_path: Path) -> None:
     """Lightning would save in validation by itself; every group's loss is logged, their mean by
     targets is the held-out loss."""
