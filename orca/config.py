@@ -43,10 +43,6 @@ GIVEN_BY_PROGRAM = ("directory", "name")
 
 USER_ERRORS = (UserError, HydraException, MissingMandatoryValue, InterpolationResolutionError)
 
-for _library in ("torchao", "torch.utils._pytree"):
-    # When torchao is there, importing transformers tells of kernels that are not for this device.
-    logging.getLogger(_library).setLevel(logging.ERROR)
-
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
 

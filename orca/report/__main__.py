@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orca.errors import UserError
 from orca.report import (
+    JOB_FILE,
     read_sweep,
     save_csv,
     sweep_markdown,
@@ -22,6 +23,7 @@ from orca.report import (
     write_sweep_report,
 )
 from orca.report.directory import has_stages, job_directories
+from orca.sweeps.names import SWEPT_FILE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="an out= directory of evaluate.py to show with a run (several times)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, default=Path("comparison.html"),
-        help="page of several directories (comparison.html)",
+        "--out", type=Path, help="page of several directories (comparison.html)"
     )  # fmt: skip
     given = parser.parse_args(arguments)
     try:
@@ -48,11 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write(directories: list[Path], evaluations: list[Path], out: Path) -> list[Path]:
+def write(directories: list[Path], evaluations: list[Path], out: Path | None) -> list[Path]:
     """Pages of one directory, or the comparison of several.
 
     Raises:
-        UserError: a directory holds no run.
+        UserError: a directory holds no run, or an option goes with another kind of page.
     """
     for directory in directories:
         if not directory.is_dir():
@@ -65,9 +66,14 @@ def write(directories: list[Path], evaluations: list[Path], out: Path) -> list[P
     if len(directories) > 1:
         if evaluations:
             raise UserError("--evaluation goes with one run; a comparison shows what lies in them")
-        return [write_comparison(directories, out)]
+        return [write_comparison(directories, out or Path("comparison.html"))]
+    if out is not None:
+        raise UserError(f"--out={out} goes with several directories; one has its page in itself")
     directory, files = directories[0], []
     jobs = job_directories(directory)
+    if jobs and not has_stages(directory) and not _is_sweep(directory, jobs):
+        names = " ".join(map(str, jobs[:3]))
+        raise UserError(f"{directory} is no sweep; beside each other are its runs by {names} …")
     if has_stages(directory):
         files.append(write_run_report(directory, evaluations))
     elif evaluations:
@@ -80,6 +86,11 @@ def write(directories: list[Path], evaluations: list[Path], out: Path) -> list[P
         print(sweep_text(sweep))
         files.append(write_sweep_report(directory))
     return files
+
+
+def _is_sweep(directory: Path, jobs: list[Path]) -> bool:
+    files = (directory / SWEPT_FILE, directory / "multirun.yaml")
+    return any(file.exists() for file in (*files, *(job / JOB_FILE for job in jobs)))
 
 
 if __name__ == "__main__":

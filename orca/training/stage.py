@@ -274,7 +274,6 @@ def _finish_wandb(trainer: L.Trainer, results: dict[str, Any], directory: Path) 
             card.pop("dropped_rows")
             facts = {"data_card": card, "fingerprints": card["facts"]}
             run.config.update({**facts, "weights": handoff["weights"]}, allow_val_change=True)
-            run.save(str(directory / "data_card.*"), base_path=str(directory), policy="now")
             cards = [directory / "data_card.json", directory / "data_card.md"]
             log_artifact(run, f"data-card-{run.id}", "data_card", cards, metadata=card["facts"])
             samples = [directory / SAMPLES_FILE]

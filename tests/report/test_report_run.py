@@ -208,7 +208,9 @@ def test_a_fault_in_a_report_loses_nothing_and_is_told(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["nowhere"], "is no directory"), (["empty"], "holds no run"),
-     (["run", "run", "--evaluation", "x"], "goes with one run")],
+     (["run", "run", "--evaluation", "x"], "goes with one run"),
+     (["run", "--out", "page.html"], "goes with several directories"),
+     (["."], "is no sweep; beside each other are its runs")],
 )  # fmt: skip
 def test_mistakes_on_the_command_line_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
