@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -275,6 +276,8 @@ def _finish_wandb(trainer: L.Trainer, results: dict[str, Any], directory: Path) 
             facts = {"data_card": card, "fingerprints": card["facts"]}
             run.config.update({**facts, "weights": handoff["weights"]}, allow_val_change=True)
             cards = [directory / "data_card.json", directory / "data_card.md"]
+            for file in cards:  # what lies in its directory is sent with the run
+                shutil.copy(file, run.dir)
             log_artifact(run, f"data-card-{run.id}", "data_card", cards, metadata=card["facts"])
             samples = [directory / SAMPLES_FILE]
             if samples[0].exists():

@@ -239,7 +239,7 @@ def test_runs_of_other_names_compare_by_their_configurations(tmp_path: Path) -> 
 def test_a_directory_with_a_run_and_a_sweep_has_a_page_of_each(sweep: Path) -> None:
     write_stage(sweep / STAGE, losses([2.0, 1.0]), (2.0, 1.0))
     assert write_run_report(sweep).name == "run.html"
-    files = write(directories=[sweep], evaluations=[], out=sweep / "unused.html")
+    files = write(directories=[sweep], evaluations=[], out=None)
     assert {file.name for file in files if file.parent == sweep} == {"run.html", "report.html"}
     page = (sweep / "report.html").read_text()
     assert 'href="optimizer.lr%3D0.1%2Cseed%3D1/report.html"' in page
