@@ -7,7 +7,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from orca.config import CONF_DIR
 from orca.stream import Encoder
 from orca.traces import Template, TraceSource
 from orca.training import Pretrained, byte_tokenizer
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 ORCA_TEMPLATE = Template("orca", "### System:\n{}\n\n", "### Human:\n{}\n\n", "### Assistant:\n")
 CHATML_TEMPLATE = Template(
@@ -71,6 +74,22 @@ def shared_data() -> Path:
     if not directory or not Path(directory).is_dir():
         pytest.skip("ORCA_SHARED_DATA names no directory with the real data sets")
     return Path(directory)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """An installed Chromium, for pages that must be seen."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
 
 
 def compose_config(*overrides: str, run_dir: Path | str = "runs/test") -> DictConfig:

@@ -66,7 +66,7 @@ class ProcessLauncher(Launcher):
 
         def tell(job: Job, outcome: Outcome) -> None:
             well = "finished" if outcome.value is None else f"held-out loss {outcome.value:.4f}"
-            print(f"job {job.number} {job.name}: {outcome.why or well}", flush=True)
+            print(f"job {job.number + 1}, {job.name}: {outcome.why or well}", flush=True)
             if outcome.status:
                 (job.directory / ERROR_FILE).write_text(f"{outcome.why}\n", encoding="utf-8")
 

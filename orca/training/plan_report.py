@@ -122,6 +122,8 @@ def _paper(plan: StagePlan) -> list[str]:
     work, hours = plan.work, PAPER_HOURS.get(plan.part)
     if plan.setup.lora_rank is not None:  # LoRA's work in the hours of full training says nothing
         return []
+    if not plan.name.startswith("flan"):  # Orca 2's stages are of another paper
+        return []
     if hours is None or not 12.5e9 < plan.shape.total < 13.5e9:
         return []
     gpu_hours = PAPER_GPUS * hours

@@ -48,7 +48,11 @@ class SweepTable(Callback):
         self.is_new = not Path(config.hydra.sweep.dir).exists()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Write ``job.json``: all that is needed to run the job again, and to miss its stages."""
+        """Write ``job.json``: all that is needed to run the job again, and to miss its stages.
+
+        Hydra's own launcher is told of here as well: its jobs run one after the other, and their
+        lines look alike.
+        """
         hydra = config.hydra  # some launchers call this for all jobs before the first runs
         if hydra.mode != RunMode.MULTIRUN or config.plan:
             return
@@ -62,6 +66,8 @@ class SweepTable(Callback):
             "choices": {k: v for k, v in hydra.runtime.choices.items() if "hydra" not in k},
             "stages": [str(name) for name in config.stages],
         }
+        if hydra.runtime.choices.get("hydra/launcher") == "basic":
+            print(f"\njob {hydra.job.num + 1}: {Path(hydra.runtime.output_dir).name}", flush=True)
         file = Path(hydra.runtime.output_dir) / JOB_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(job, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from orca.evaluation.results import Results, build_results
 from orca.evaluation.scores import AVERAGE
 from orca.evaluation.toxicity import toxicity, toxicity_table
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MESSAGES = (1, 5, 2)
 HIDDEN = "a sentence of ToxiGen"
 
@@ -84,21 +82,6 @@ def report(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
     save_results(results, directory)
     return directory
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

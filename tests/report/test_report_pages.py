@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from orca.report import read_sweep, write_run_report
 from orca.report.again import command
 
 ROOT = CONF_DIR.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = (
     *("model=tiny", "logger=csv", "precision=32-true", "stage=progressive"),
     *("trainer.max_steps=4", "trainer.val_check_interval=2", "data.held_out_examples=4"),
@@ -111,21 +109,6 @@ def test_the_command_of_a_job_runs_it_again_in_its_directory(real: Path, tmp_pat
 
 
 # In a browser -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 def opened(browser: Any, file: Path, width: int = 1280, **options: Any) -> Any:
