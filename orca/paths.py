@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -35,14 +36,24 @@ def made_once(target: Path, make: Callable[[Path], None]) -> Path:
     with FileLock(f"{target}.lock"):
         if target.exists():
             return target
-        partial = target.with_name(f"{target.name}.partial")
-        _remove(partial)  # what a killed process left
-        try:
+        with replacing(target) as partial:
+            _remove(partial)  # what a killed process left
             make(partial)
-            os.replace(partial, target)
-        finally:
-            _remove(partial)
     return target
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``file`` when the block ends without an error.
+
+    No reader finds half a file, and a kill leaves what was there before.
+    """
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        _remove(partial)
 
 
 def _remove(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from orca.errors import UserError
 from orca.evaluation.item import Item, Sample
+from orca.paths import replacing
 
 WRITE_EVERY = 20.0  # seconds
 SCHEMA = pa.schema(
@@ -97,9 +97,8 @@ class Records:
         if self._waiting:
             rows = [self._row(sample) for sample in self._waiting]
             path = self.directory / f"part-{len(self._parts):05d}.parquet"
-            partial = path.with_suffix(".partial")
-            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
             self._parts.append(path)
             self._waiting = []
         self._written_at = time.monotonic()
@@ -189,6 +188,5 @@ def _check_facts(path: Path, facts: dict[str, Any], has_samples: bool) -> None:
                 f"{path.parent} holds answers with another {name} ({changes}): give another out=, "
                 f"as out={path.parent}-2, or the same options"
             )
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False))

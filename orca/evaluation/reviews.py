@@ -16,7 +16,6 @@ Scores are from 0 to 10: the templates ask for 1 to 10, and GPT-4 gave 0 to empt
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 
 from orca.errors import UserError
 from orca.evaluation.files import json_lines_of, texts
+from orca.paths import replacing
 
 HIGHEST = 10.0
 Pair = tuple[float, float]
@@ -136,10 +136,9 @@ def _stated(text: str) -> Iterator[Pair]:
 def write_reviews(reviews: Iterable[Review], file: Path) -> None:
     """One Parquet file; whole, or as it was before."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
     table = pa.Table.from_pylist([dataclasses.asdict(one) for one in reviews], SCHEMA)
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_reviews(file: Path) -> list[Review]:

@@ -85,7 +85,9 @@ class Axis:
             first = math.ceil(self.low / step - 1e-9)
             last = math.floor(self.high / step + 1e-9)
             values = [place * step for place in range(first, last + 1)]
-        return list(zip(values, self.share(np.array(values)).tolist(), strict=True))
+        # The last one may lie above the axis by the rounding of its step.
+        places = np.clip(self.share(np.array(values)), 0.0, 1.0)
+        return list(zip(values, places.tolist(), strict=True))
 
 
 def segment(x: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> Segment:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from abc import abstractmethod
 from collections import deque
@@ -18,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from orca.errors import Stopped, UserError
+from orca.paths import replacing
 from orca.sweeps.jobs import ERROR_FILE, FAILED, NOT_RUN, Job, Outcome, StopRequest, run_process
 from orca.sweeps.names import quoted
 
@@ -314,6 +314,5 @@ def _ray_job(command: list[str], directory: str, stop_file: str, cwd: str) -> Ou
 
 
 def _write(file: Path, urgency: int) -> None:
-    partial = file.with_name(f"{file.name}.partial-{time.monotonic_ns()}")
-    partial.write_text(str(urgency))
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        partial.write_text(str(urgency))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+
+from orca.paths import replacing
 
 SWEPT_FILE = "swept.json"
 
@@ -64,9 +65,8 @@ class SweptOptions(Callback):
         swept = list(dict.fromkeys([*known, *params, *varied]))
         if swept != known:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(swept), encoding="utf-8")
-            os.replace(partial, file)
+            with replacing(file) as partial:
+                partial.write_text(json.dumps(swept), encoding="utf-8")
 
 
 def _scattered(config: DictConfig, given: Sequence[Override], varied: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ says how they were, and with which reply the next file goes on.
 from __future__ import annotations
 
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orca.paths import replacing
 from orca.teacher.ledger import Ledger
 
 ROWS_PER_FILE = 10_000
@@ -138,10 +138,9 @@ class Shards:
         return int(facts[LAST]) if same and file.num_rows == ROWS_PER_FILE else None
 
     def _save(self, table: pa.Table, last: int, path: Path) -> None:
-        partial = path.with_suffix(".partial")
         facts = {LAST: str(last), SELECTION: self._selection}
-        pq.write_table(table.replace_schema_metadata(facts), partial, compression="zstd")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            pq.write_table(table.replace_schema_metadata(facts), partial, compression="zstd")
 
 
 def _files(directory: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import UserError
+from orca.paths import replacing
 from orca.training.answers import SAMPLES_FILE
 from orca.training.export import HANDOFF_FILE, check_handoff
 from orca.training.guards import INCIDENTS_FILE
@@ -99,8 +100,8 @@ class RunDirectory:
             os.replace(self.path, self._earlier)
         self._is_new = True
         self.path.mkdir(parents=True)
-        text = OmegaConf.to_yaml(config, resolve=True)
-        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+        with replacing(self.path / CONFIG_FILE) as partial:
+            partial.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
     def go_on(self, config: DictConfig) -> None:
         """Save the learning rate that a resumed run has from here on."""
@@ -108,9 +109,8 @@ class RunDirectory:
         saved = OmegaConf.load(file)
         if OmegaConf.select(saved, "optimizer.lr") != config.optimizer.lr:
             OmegaConf.update(saved, "optimizer.lr", config.optimizer.lr)
-            partial = file.with_suffix(".partial")
-            partial.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
-            os.replace(partial, file)
+            with replacing(file) as partial:
+                partial.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
 
     def begin(self) -> None:
         """The new run has trained: the earlier one goes."""
@@ -143,9 +143,8 @@ def rewind(directory: Path, step: int) -> None:
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             # A kill may have cut the last line off; it belongs to a step that is done again.
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last]
-            partial = file.with_suffix(".partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            os.replace(partial, file)
+            with replacing(file) as partial:
+                partial.write_text("".join(kept), encoding="utf-8")
 
 
 def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str]) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from orca.paths import replacing
 
 METRICS_FILE = "metrics.csv"
 
@@ -55,10 +56,11 @@ class MetricsCsv(Logger):
         if not self.file.exists():
             return
         rows = [row for row in read_metrics(self.file) if row[0] < steps]
-        partial = self.file.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.file) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file).writerows([("step", "name", "value"), *rows])
-        os.replace(partial, self.file)
 
 
 def log_step(module: L.LightningModule, metrics: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf import DictConfig, OmegaConf
 
 from orca.errors import Stopped, Unfinished, UserError
+from orca.paths import replacing
 from orca.stream import TraceDataModule, lost_worker
 from orca.training.answers import SAMPLES_FILE
 from orca.training.checkpoint import newest_checkpoint
@@ -193,7 +194,8 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
     results["handoff"] = module.export(directory / "hf", card)
     if not trainer.is_global_zero:
         return {}
-    (directory / RESULTS_FILE).write_text(json.dumps(results, indent=1), encoding="utf-8")
+    with replacing(directory / RESULTS_FILE) as partial:
+        partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
     _finish_wandb(trainer, results, directory)
     return results
 
