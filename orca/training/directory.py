@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,24 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
             f"{directory} was made with another configuration ({'; '.join(differing)}). "
             "Start another with run=NAME, or replace it with overwrite=true"
         )
+    if finished:
+        _check_start(directory, config)
     return finished, True
+
+
+def _check_start(directory: Path, config: DictConfig) -> None:
+    """A finished stage stands only as long as the one that it started from is the same."""
+    results = json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
+    told = results.get("handoff", {}).get("started_from", {}).get("weights")
+    start = _start_directory(config.stages[directory.name].start_from, config) if told else None
+    if start is None or not (start / HANDOFF_FILE).exists():
+        return
+    handoff = json.loads((start / HANDOFF_FILE).read_text(encoding="utf-8"))
+    if handoff["weights"] != told:
+        raise UserError(
+            f"{directory} was trained from other weights than {start} holds now. Train it again: "
+            f"stage={directory.name} overwrite=true; or start another run with run=NAME"
+        )
 
 
 class RunDirectory:
@@ -70,10 +88,14 @@ class RunDirectory:
 
     What an earlier run left there is moved aside at :meth:`start` and deleted at :meth:`begin`,
     when the first step has been taken; until then :meth:`undo` brings it back.
+
+    Args:
+        later: directories of stages that go with the earlier run, for they began where it ended.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, later: Sequence[Path] = ()) -> None:
         self.path = path
+        self._later = later
         self._earlier = path.with_name(f".{path.name}.replaced")
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         self._is_new = False
@@ -116,7 +138,8 @@ class RunDirectory:
         """The new run has trained: the earlier one goes."""
         if self._is_new:
             self._is_new = False
-            shutil.rmtree(self._earlier, ignore_errors=True)
+            for outdated in (self._earlier, *self._later):
+                shutil.rmtree(outdated, ignore_errors=True)
 
     def undo(self) -> None:
         """Where the new run was refused before it trained, the earlier one comes back."""
@@ -149,6 +172,14 @@ def rewind(directory: Path, step: int) -> None:
 
 def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str]) -> Path | None:
     """The ``hf/`` directory to start from, checked; None for the pretrained model."""
+    directory = _start_directory(start_from, config)
+    if directory is not None:
+        handoff = check_handoff(directory, fingerprint)
+        print(f"start: {directory} (stage {handoff['stage']}, weights {handoff['weights'][:12]})")
+    return directory
+
+
+def _start_directory(start_from: str, config: DictConfig) -> Path | None:
     if start_from == "base":
         return None
     given = Path(os.path.expanduser(start_from))
@@ -156,10 +187,7 @@ def find_start(start_from: str, config: DictConfig, fingerprint: dict[str, str])
     if "/" not in start_from:
         roots = (config.paths.run_dir, config.paths.base_dir)
         candidates = [*(Path(root) / start_from / "hf" for root in roots), *candidates]
-    directory = next((c for c in candidates if (c / HANDOFF_FILE).exists()), candidates[0])
-    handoff = check_handoff(directory, fingerprint)
-    print(f"start: {directory} (stage {handoff['stage']}, weights {handoff['weights'][:12]})")
-    return directory
+    return next((c for c in candidates if (c / HANDOFF_FILE).exists()), candidates[0])
 
 
 def _differences(old: Any, new: DictConfig) -> list[str]:

@@ -93,6 +93,7 @@ class ExplanationTuning(L.LightningModule):
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._validation: dict[str, torch.Tensor] = {}
+        self.validated_after = -1  # optimizer steps
 
     def configure_model(self) -> None:
         if hasattr(self, "student"):
@@ -250,6 +251,7 @@ class ExplanationTuning(L.LightningModule):
             sums = sums.to(self.device)
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum").cpu()
         total, count = sums.sum(dim=0).tolist()
+        self.validated_after = self.trainer.global_step
         self.log("val/loss", total / max(count, 1), prog_bar=True)
         if len(sums) > 1:
             for group, (own, targets) in zip(self._validation, sums.tolist(), strict=True):

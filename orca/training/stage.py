@@ -82,7 +82,10 @@ def train_stage(config: DictConfig, name: str) -> dict[str, Any]:
     minutes = OmegaConf.select(config, "strategy.strategy.timeout_minutes") or TIMEOUT_MINUTES
     # A little longer than the watchdog's patience, which can say who is stuck.
     join_ranks(timedelta(minutes=1.25 * minutes))
-    run = RunDirectory(directory)  # rank 0's; on the others nothing is done with it
+    names = list(config.stages)
+    later = names[names.index(name) + 1 :] if config.overwrite else []
+    # Rank 0's; on the others nothing is done with it.
+    run = RunDirectory(directory, [directory.with_name(other) for other in later])
     on_rank_zero(run.lock)
     try:
         return _train(config, name, run, minutes)
@@ -179,7 +182,7 @@ def _train(config: DictConfig, name: str, run: RunDirectory, minutes: float) -> 
     if checkpoint is None and validate:
         trainer.validate(module, datamodule, verbose=False)
     _fit(trainer, module, datamodule, checkpoint, directory)
-    if validate:
+    if validate and module.validated_after != trainer.global_step:
         trainer.validate(module, datamodule, verbose=False)
 
     def report() -> tuple[dict[str, Any], str]:

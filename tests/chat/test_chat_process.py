@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -61,8 +62,8 @@ class Session:
         os.write(self.master, text.encode())
 
     def interrupt(self) -> None:
-        """Ctrl-C at the prompt; again where it came while Python's readline was reading a key and
-        was not to look at signals before the next."""
+        """Ctrl-C at the prompt; again where it came just before Python's readline waits for a key
+        and is not seen until the next one."""
         end = time.monotonic() + PATIENCE
         while not self.shown and time.monotonic() < end:
             self.type("\x03")
@@ -75,6 +76,8 @@ def _own_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that its Ctrl-C is this process's
+    # Tests that a shell runs in the background ignore Ctrl-C, and what they start does too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

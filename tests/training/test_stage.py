@@ -169,6 +169,40 @@ def test_a_run_is_never_overwritten_by_accident(finished: Path) -> None:
     assert weights_hash(finished / "flan5m_chatgpt/hf") == before
 
 
+def test_weights_are_validated_once(tmp_path: Path) -> None:
+    """Before training, every 2 steps (filed under the step before), and after the last one where
+    that was not one of these."""
+    for steps, expected in ((4, [0, 1, 3]), (5, [0, 1, 3, 5])):
+        run = tmp_path / str(steps)
+        train(run, *FAST, f"trainer.max_steps={steps}", "trainer.val_check_interval=2")
+        rows = read_metrics(run / "flan5m_chatgpt" / "metrics.csv")
+        assert [row[0] for row in rows if row[1] == "val/loss"] == expected
+
+
+def test_a_later_stage_goes_with_the_one_that_it_started_from(tmp_path: Path) -> None:
+    """Neither the results of a second stage nor its half done run outlive another first stage."""
+    options = [*FAST, "trainer.max_steps=1", "stage=progressive"]
+    first, second = tmp_path / "flan5m_chatgpt", tmp_path / "flan1m_gpt4"
+
+    def train_first(*more: str) -> None:
+        train_stage(compose_config(*options, *more, run_dir=tmp_path), first.name)
+
+    train(tmp_path, *options)
+    train(tmp_path, *FAST, "trainer.max_steps=1", "seed=3", "overwrite=true")  # stage 1 alone
+    with pytest.raises(UserError, match=r"flan1m_gpt4 was trained from other weights than .*hf"):
+        train(tmp_path, *FAST, "trainer.max_steps=1", "stage=flan1m_gpt4", "resume=auto")
+    with pytest.raises(UserError, match="flex attention has no gradient on cpu"):
+        train_first("overwrite=true", "attention=flex")
+    assert (second / "results.json").exists()  # refused: all is as it was
+    train_first("overwrite=true")
+    assert (first / "results.json").exists() and not second.exists()
+    train(tmp_path, *options, "resume=auto")
+    started = json.loads((second / "results.json").read_text())["handoff"]["started_from"]
+    assert (
+        started["weights"] == json.loads((first / "results.json").read_text())["handoff"]["weights"]
+    )
+
+
 LONGER = [*FAST, "data.max_tokens=1024", "callbacks.checkpoints.every_n_steps=7"]
 
 
