@@ -153,6 +153,11 @@ class Sweep:
         return sorted(groups, key=_first)
 
     @property
+    def held_out_sets(self) -> int:
+        """How many sets losses and exact answers are of; of several they do not compare."""
+        return len({job.held_out for job in self.jobs if job.held_out})
+
+    @property
     def unfinished(self) -> list[Job]:
         return [job for job in self.jobs if job.run.state != "finished"]
 
@@ -246,9 +251,14 @@ def _job(run: Run, options: Mapping[str, str]) -> Job:
         for stage in run.stages
         if stage.results
     )
-    cards = (stage.card for stage in run.stages if stage.card)
-    held_out = frozenset(str(card["facts"].get("held out", "none")) for card in cards)
+    held_out = frozenset(_held_out_set(stage.card["facts"]) for stage in run.stages if stage.card)
     return Job(run, options, results, held_out)
+
+
+def _held_out_set(facts: Mapping[str, Any]) -> str:
+    """The fingerprint of a file, or which part of which data."""
+    named = facts.get("held out", "none")
+    return named if isinstance(named, str) else f"{named} of {facts.get('data')}"
 
 
 def _evaluated(evaluation: Evaluation, run: Run) -> str:

@@ -85,7 +85,7 @@ def _tiles(sweep: Sweep) -> list[tuple[str, str, str]]:
               if one in states]  # fmt: skip
     tiles = [(f"{states.count('finished')} of {len(states)}", "runs finished", ", ".join(others))]
     best = sweep_tables.best(sweep.groups)
-    if best is not None:
+    if best is not None and sweep.held_out_sets < 2:
         loss = sweep_tables.estimate_cell("held_out_loss", best.estimates()["held_out_loss"])
         tiles.append((loss.text, "lowest held-out loss", f"{best.label} {loss.detail}"))
     swept = [key for key in sweep.keys if key not in SEEDS]

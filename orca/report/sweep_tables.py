@@ -152,11 +152,10 @@ def sweep_markdown(sweep: Sweep) -> str:
 def warnings(sweep: Sweep) -> list[str]:
     """What one must know before numbers of the tables are compared."""
     found = []
-    held_out = {job.held_out for job in sweep.jobs if job.held_out}
-    if len(held_out) > 1:
+    if sweep.held_out_sets > 1:
         found.append(
-            f"warning: the jobs have {len(held_out)} different held-out sets (facts of their data "
-            "cards); losses and exact answers compare only between jobs of the same one"
+            f"warning: the jobs have {sweep.held_out_sets} different held-out sets (facts of their "
+            "data cards); losses and exact answers compare only between jobs of the same one"
         )
     found += [
         f"warning: {' and '.join(job.run.name for job in own)} have the same options and seed; "

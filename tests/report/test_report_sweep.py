@@ -204,11 +204,23 @@ def test_options_with_commas_in_names_are_not_torn_apart(tmp_path: Path) -> None
     assert [g.label for g in read_sweep(tmp_path).groups] == ["a=[1, 2]", "a=[3, 4]"]
 
 
-def test_other_held_out_sets_are_warned_of(sweep: Path) -> None:
-    assert "different held-out sets" not in sweep_text(read_sweep(sweep))
+def test_losses_of_other_held_out_sets_are_not_ranked(sweep: Path) -> None:
+    """Neither those of other files, nor the same fractions of other data."""
+
+    def told() -> tuple[str, str]:
+        found = read_sweep(sweep)
+        return sweep_text(found), sweep_html(found, sweep / "report.html")
+
+    text, page = told()
+    assert "different held-out sets" not in text and "lowest held-out loss" in page
     job = sweep / "optimizer.lr=0.1,seed=1" / STAGE / "data_card.json"
     job.write_text(job.read_text().replace('"same"', '"other"'))
-    assert "2 different held-out sets" in sweep_text(read_sweep(sweep))
+    text, page = told()
+    assert "2 different held-out sets" in text and "lowest held-out loss" not in page
+    for number, card in enumerate(sorted(sweep.glob(f"*/{STAGE}/data_card.json"))):
+        facts = {"held out": 0.1, "data": str(min(number, 1))}
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"facts": facts}))
+    assert "2 different held-out sets" in told()[0]
 
 
 def test_evaluations_of_jobs_are_measures_with_intervals(sweep: Path) -> None:
