@@ -75,7 +75,8 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         ("held-out loss", "held_out_loss", "val/loss", "{:.3f}"),
         ("exact answers", "exact_answer", "val/exact_answer", "{:.1%}"),
     ):
-        ends = [e for stage in run.stages if (e := stage.ends(key, metric))]
+        lineage = _lineage(run)
+        ends = [e for stage in lineage if (e := stage.ends(key, metric))]
         if not ends:
             continue
         known = [one.get("after") for one in ends]
@@ -83,6 +84,8 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         remark = "before training"
         if len(path) > 1:
             remark = "before and after training" if len(path) == 2 else "before, after each stage"
+        if len(lineage) < len(run.stages):  # others began from the same pretrained model
+            remark += f" ({' → '.join(stage.name for stage in lineage)})"
         tiles.append((" → ".join(path), title, remark))
     tokens = [stage.tokens("target_tokens") or 0 for stage in run.stages]
     read = [stage.tokens("tokens") or 0 for stage in run.stages]
@@ -95,6 +98,15 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
         remark = " → ".join(f"{speed:,.0f}" for speed in speeds if speed)
         tiles.append((duration(run.seconds), "of training", f"{remark} tokens/s (median)"))
     return tiles
+
+
+def _lineage(run: Run) -> list[StageRun]:
+    """The last stage after those of the run that it goes on from."""
+    found = list(run.stages[-1:])
+    named = {stage.name: stage for stage in run.stages}
+    while found and (earlier := named.pop(found[0].start_from, None)):
+        found.insert(0, earlier)
+    return found
 
 
 def _header(run: Run) -> dict[str, str]:

@@ -56,6 +56,16 @@ def test_stages_stand_in_the_order_of_training_on_one_axis(progressive: Path) ->
     assert [mark.x for mark in loss.marks] == [0, 4]
 
 
+def test_before_and_after_are_of_one_model(progressive: Path) -> None:
+    """Stages that began from the same pretrained model are no steps of one path."""
+    page = run_html(read_run(progressive))
+    assert "5.000 → 2.000 → 1.000" in page and "before, after each stage<" in page
+    write_stage(progressive / "alone", losses([9.0, 8.0]), (9.0, 8.0))
+    assert len(read_run(progressive).stages) == 3
+    page = run_html(read_run(progressive))
+    assert "5.000 → 2.000 → 1.000" in page and f"each stage ({' → '.join(STAGES)})" in page
+
+
 def test_every_metric_has_a_chart_and_unknown_ones_too(tmp_path: Path) -> None:
     names = ["train/lr", "val/loss/cot", "val/loss/niv2", "eval/bbh/accuracy", "throughput/mfu"]
     names += ["data/response_tokens", "samples/response_tokens", "throughput/peak_memory_gib"]
