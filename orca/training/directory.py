@@ -30,6 +30,21 @@ MAY_DIFFER = (
 """Options that may change when a run is resumed: they change numbers by rounding at most."""
 
 
+TOLD = {
+    # A way out of losses that are no number; said, since it is another run from here on.
+    "optimizer.lr": (
+        "goes on with another learning rate",
+        "is finished, but not at this learning rate",
+    ),
+    # Where a copy of the project or another mount has it. The stream knows its data by content.
+    "data.path": (
+        "goes on with data from another place; a checkpoint refuses other data",
+        "is finished; its data lay elsewhere, and is not compared",
+    ),
+}
+"""Options that may change with a warning: of an unfinished stage, of a finished one."""
+
+
 def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
     """What is in a stage's directory: (is finished, is to be gone on with).
 
@@ -53,11 +68,10 @@ def open_run(directory: Path, config: DictConfig) -> tuple[bool, bool]:
             "resume=auto, replace it with overwrite=true, or start another with run=NAME"
         )
     differing = _differences(OmegaConf.load(saved), config)
-    for change in [change for change in differing if change.startswith("optimizer.lr: ")]:
-        # A way out of losses that are no number; said, since it is another run from here on.
-        what = "is finished, but not at this" if finished else "goes on with another"
-        print(f"warning: {directory} {what} learning rate ({change})", flush=True)
-        differing.remove(change)
+    for key, told in TOLD.items():
+        for change in [change for change in differing if change.startswith(f"{key}: ")]:
+            print(f"warning: {directory} {told[finished]} ({change})", flush=True)
+            differing.remove(change)
     if differing:
         raise UserError(
             f"{directory} was made with another configuration ({'; '.join(differing)}). "
@@ -126,11 +140,14 @@ class RunDirectory:
             partial.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
     def go_on(self, config: DictConfig) -> None:
-        """Save the learning rate that a resumed run has from here on."""
+        """Save the learning rate and the place of the data that a resumed run has from here on."""
         file = self.path / CONFIG_FILE
         saved = OmegaConf.load(file)
-        if OmegaConf.select(saved, "optimizer.lr") != config.optimizer.lr:
-            OmegaConf.update(saved, "optimizer.lr", config.optimizer.lr)
+        values = {key: OmegaConf.select(config, key) for key in TOLD}
+        changed = {k: v for k, v in values.items() if OmegaConf.select(saved, k) != v}
+        if changed:
+            for key, value in changed.items():
+                OmegaConf.update(saved, key, value)
             with replacing(file) as partial:
                 partial.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
 

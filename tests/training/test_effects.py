@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from test_stage import FAST, train
 
+from orca.config import PACKAGE_DIR
 from orca.errors import Unfinished, UserError
 from orca.training import Cosine, HeldOutAnswers, newest_checkpoint, read_metrics
 from orca.training.directory import open_run
@@ -198,6 +200,26 @@ def test_a_run_out_of_time_is_unfinished_and_goes_on(tmp_path: Path) -> None:
     finished, resuming = open_run(stage, config)
     checkpoint = newest_checkpoint(stage / "checkpoints")
     assert resuming and not finished and checkpoint is not None and checkpoint[0] == done
+
+
+def test_a_run_goes_on_where_its_data_has_moved_and_not_with_other_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(PACKAGE_DIR / "sample" / "data", moved)
+    options = [*FAST, "epochs=30", "trainer.max_time=00:00:00:02"]
+    with pytest.raises(Unfinished, match="stopped after step"):
+        train(run, *options)
+    with pytest.raises(Unfinished, match="stopped after step"):
+        train(run, *options, "resume=auto", f"data.path={moved}")
+    said = capsys.readouterr().out
+    assert "goes on with data from another place" in said and "resuming after step" in said
+    saved = OmegaConf.load(run / "flan5m_chatgpt" / "config.yaml")
+    assert saved.data.path == str(moved)
+    traces = moved / "stage1_train.jsonl"
+    traces.write_text(traces.read_text().replace("the", "teh", 1))
+    with pytest.raises(UserError, match=r"made on another stream and cannot go on \(data: "):
+        train(run, *options, "resume=auto", f"data.path={moved}")
 
 
 def test_a_run_goes_on_where_only_other_stages_parts_have_changed(tmp_path: Path) -> None:
