@@ -37,18 +37,18 @@ def made_once(target: Path, make: Callable[[Path], None]) -> Path:
         if target.exists():
             return target
         with replacing(target) as partial:
-            _remove(partial)  # what a killed process left
             make(partial)
     return target
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``file`` when the block ends without an error.
+    """A path to write to, which becomes ``file`` (or directory) when the block ends well.
 
     No reader finds half a file, and a kill leaves what was there before.
     """
     partial = file.with_name(f"{file.name}.partial")
+    _remove(partial)  # what a killed process left
     try:
         yield partial
         os.replace(partial, file)

