@@ -70,12 +70,11 @@ def run_html(run: Run, evaluations: Sequence[Evaluation] = ()) -> str:
 
 def _tiles(run: Run) -> list[tuple[str, str, str]]:
     """Value, what it is, a remark: what one wants to know first."""
-    tiles = []
+    tiles, lineage = [], _lineage(run)
     for title, key, metric, form in (
         ("held-out loss", "held_out_loss", "val/loss", "{:.3f}"),
         ("exact answers", "exact_answer", "val/exact_answer", "{:.1%}"),
     ):
-        lineage = _lineage(run)
         ends = [e for stage in lineage if (e := stage.ends(key, metric))]
         if not ends:
             continue

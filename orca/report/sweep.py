@@ -23,7 +23,7 @@ from orca.report.directory import Run, StageRun, job_directories, read_run
 from orca.report.evaluations import Evaluation, find_evaluations
 from orca.report.options import BOOKKEEPING, UNKNOWN, differences, shown
 from orca.sweeps.names import swept_options
-from orca.training.directory import MAY_DIFFER, flat_options
+from orca.training.directory import MAY_DIFFER, flat_options, is_below
 
 SEEDS = ("seed", "data.seed")
 """Options that make another draw of the same experiment."""
@@ -310,11 +310,7 @@ def _tells(key: str, swept: Collection[str]) -> bool:
     """Whether jobs with other values of an option are other experiments (or seeds)."""
     if key.split(".")[0] in NO_EXPERIMENT:
         return False
-    return key in swept or not _is_below(key, NO_OTHER_RESULT)
-
-
-def _is_below(key: str, options: Sequence[str]) -> bool:
-    return any(key == one or key.startswith(f"{one}.") for one in options)
+    return key in swept or not is_below(key, NO_OTHER_RESULT)
 
 
 def _value(run: Run, config: Mapping[str, Any], told: Mapping[str, str], key: str) -> str:
@@ -347,7 +343,7 @@ def _untold(
             is_seed = key in SEEDS or values == [str(seed) for seed in seeds]
             # A configuration has the stages that have begun.
             is_begun = not (key.startswith("stages.") and UNKNOWN in values)
-            if not is_seed and is_begun and not _is_below(key, NO_OTHER_RESULT):
+            if not is_seed and is_begun and not is_below(key, NO_OTHER_RESULT):
                 found[key] = None
     return list(found)
 

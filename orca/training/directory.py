@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +220,15 @@ def _differences(old: Any, new: DictConfig) -> list[str]:
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
-        and not any(key == option or key.startswith(option + ".") for option in MAY_DIFFER)
+        and not is_below(key, MAY_DIFFER)
         # Parts of other stages do not matter here: a run of before there were such goes on.
         and not (key.startswith("data.parts.") and key.split(".")[2] not in parts)
     ]
+
+
+def is_below(key: str, options: Collection[str]) -> bool:
+    """Whether ``key`` is one of ``options``, dotted names, or lies below one."""
+    return any(key == one or key.startswith(f"{one}.") for one in options)
 
 
 def flat_options(value: Any, prefix: str = "") -> dict[str, Any]:
