@@ -10,6 +10,7 @@ Options are in conf/train.yaml and the groups beside it; `python train.py --help
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -44,8 +45,9 @@ def main(config: DictConfig) -> float | None:
     for name in config.stages:
         results = train_stage(config, str(name))
         if results:  # on rank 0
-            print(describe(results, Path(config.paths.run_dir) / str(name)), flush=True)
-            try_report(write_run_report, Path(config.paths.run_dir))
+            directory = Path(config.paths.run_dir)
+            print(describe(results, directory / str(name)), flush=True)
+            try_report(partial(write_run_report, directory), directory)
     if is_rank_zero():
         print(next_command(config), flush=True)
     return held_out_loss(config)

@@ -53,6 +53,9 @@ LAST_STAGE = {
 }
 """Of the arms that end in another stage than progressive learning."""
 
+Arms = Mapping[str, Mapping[str, Sequence[TaskGrades]]]
+"""What was graded, by arm and benchmark."""
+
 MARGIN = 5.0
 """Points of accuracy that "costs nothing" may cost."""
 
@@ -173,7 +176,7 @@ def verdict(
     return "holds" if (by_seed > 0).all() and not costs_nothing else "cannot tell"
 
 
-def claims_table(arms: Mapping[str, Mapping[str, Sequence[TaskGrades]]], benchmark: str) -> Table:
+def claims_table(arms: Arms, benchmark: str) -> Table:
     """What a benchmark says of every claim whose arms it knows; one family of tests."""
     known = [one for one in CLAIMS if one.first in arms and one.second in arms]
     pairs = [(arms[one.first][benchmark], arms[one.second][benchmark]) for one in known]
@@ -195,15 +198,14 @@ def claims_table(arms: Mapping[str, Mapping[str, Sequence[TaskGrades]]], benchma
     return Table(f"Claims, by the {items} items of {benchmark}", head, tuple(rows))
 
 
-def graded_arms() -> dict[str, dict[str, list[TaskGrades]]]:
+def graded_arms() -> Arms:
     """By arm and benchmark; the model before training first, arms in the order of the claims."""
     found = {name: grades(samples) for name, samples in samples_of_arms().items()}
     order = [BASE, *(arm for one in CLAIMS for arm in (one.first, one.second)), *found]
     return {name: found[name] for name in dict.fromkeys(order) if name in found}
 
 
-def tables() -> list[Table]:
-    arms = graded_arms()
+def tables(arms: Arms) -> list[Table]:
     benchmarks = list(next(iter(arms.values())))
     rows: list[tuple[Cell, ...]] = []
     for name, own in arms.items():
@@ -220,14 +222,13 @@ def tables() -> list[Table]:
     ]
 
 
-def figure(path: Path) -> None:
+def figure(arms: Arms, path: Path) -> None:
     """Every arm's accuracy with its interval and its seeds, one panel a benchmark."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    arms = graded_arms()
     benchmarks = list(next(iter(arms.values())))
     picture, panels = pyplot.subplots(
         1, len(benchmarks), figsize=(3.2 * len(benchmarks), 0.34 * len(arms) + 1.4), sharey=True
@@ -260,12 +261,13 @@ def main() -> None:
     if parser.parse_args().do == "ask":
         ask()
         return
-    for table in tables():
+    arms = graded_arms()
+    for table in tables(arms):
         print(table.markdown(), end="\n\n")
     results = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*/*/results.json"))]
     seconds = sum(one["seconds"] for one in results)
     print(f"{len(results)} stages trained in {seconds / 60:.0f} minutes")
-    figure(RUNS / "arms.png")
+    figure(arms, RUNS / "arms.png")
     print(RUNS / "arms.png")
 
 

@@ -45,14 +45,16 @@ def write_run_report(directory: Path, evaluations: Sequence[Path] = ()) -> Path:
     return file
 
 
-def write_sweep_report(directory: Path) -> Path:
-    """The page of the sweep in ``directory``; the pages of its jobs are their own.
+def write_sweep_tables(sweep: Sweep) -> None:
+    """``sweep.csv`` and ``sweep.md`` in the sweep's directory."""
+    save_csv(sweep, sweep.path / "sweep.csv")
+    (sweep.path / "sweep.md").write_text(sweep_markdown(sweep), encoding="utf-8")
 
-    Raises:
-        UserError: a file of a job cannot be read.
-    """
-    file = directory / REPORT_FILE
-    file.write_text(sweep_html(read_sweep(directory), file), encoding="utf-8")
+
+def write_sweep_report(sweep: Sweep) -> Path:
+    """The page in the sweep's directory; the pages of its jobs are their own."""
+    file = sweep.path / REPORT_FILE
+    file.write_text(sweep_html(sweep, file), encoding="utf-8")
     return file
 
 
@@ -74,10 +76,10 @@ def write_comparison(directories: Sequence[Path], file: Path) -> Path:
     return file
 
 
-def try_report(write: Callable[[Path], Path], directory: Path) -> None:
+def try_report(write: Callable[[], Path], directory: Path) -> None:
     """Write a report at the end of a run or sweep, which a fault in it must not lose."""
     try:
-        print(f"report: {write(directory)}", flush=True)
+        print(f"report: {write()}", flush=True)
     except Exception as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         print(
@@ -108,4 +110,5 @@ __all__ = [
     "write_comparison",
     "write_run_report",
     "write_sweep_report",
+    "write_sweep_tables",
 ]

@@ -15,12 +15,11 @@ from orca.errors import UserError
 from orca.report import (
     JOB_FILE,
     read_sweep,
-    save_csv,
-    sweep_markdown,
     sweep_text,
     write_comparison,
     write_run_report,
     write_sweep_report,
+    write_sweep_tables,
 )
 from orca.report.directory import has_stages, job_directories
 from orca.sweeps.names import SWEPT_FILE
@@ -81,10 +80,9 @@ def write(directories: list[Path], evaluations: list[Path], out: Path | None) ->
     if jobs:
         files += [write_run_report(job) for job in jobs]
         sweep = read_sweep(directory)
-        save_csv(sweep, directory / "sweep.csv")
-        (directory / "sweep.md").write_text(sweep_markdown(sweep), encoding="utf-8")
         print(sweep_text(sweep))
-        files.append(write_sweep_report(directory))
+        write_sweep_tables(sweep)
+        files.append(write_sweep_report(sweep))
     return files
 
 

@@ -7,6 +7,7 @@ import secrets
 import sys
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from orca.errors import UserError
 from orca.report import (
     JOB_FILE,
     read_sweep,
-    save_csv,
-    sweep_markdown,
     sweep_text,
     try_report,
     write_sweep_report,
+    write_sweep_tables,
 )
 
 SWEEPER = ("hydra.mode", "hydra/sweeper", "hydra.sweeper", "hydra.sweep")
@@ -95,9 +95,8 @@ class SweepTable(Callback):
         """Table and report; returns the names of this launch's jobs that did not end well."""
         sweep = read_sweep(directory)
         print(sweep_text(sweep), flush=True)
-        save_csv(sweep, directory / "sweep.csv")
-        (directory / "sweep.md").write_text(sweep_markdown(sweep), encoding="utf-8")
-        try_report(write_sweep_report, directory)
+        write_sweep_tables(sweep)
+        try_report(partial(write_sweep_report, sweep), directory)
         own = [job.run for job in sweep.jobs if job.run.job.get("launch") == self.launch]
         # A job that was refused keeps the results of an earlier launch.
         missing = [run.name for run in own if run.state != "finished" or run.error]

@@ -54,6 +54,12 @@ def test_points_are_where_the_axes_say() -> None:
     assert found == [(0, HEIGHT), (WIDTH / 2, HEIGHT * 0.75), (WIDTH, 0)]
 
 
+def test_a_tick_above_the_axis_by_rounding_is_drawn_at_its_end() -> None:
+    axis = Axis(0.0, 0.3)
+    value, place = axis.ticks(3)[-1]
+    assert value > axis.high and place == 1.0, "3 · 0.1 is more than 0.3"
+
+
 @given(
     st.lists(st.floats(-1e9, 1e9, allow_subnormal=False), min_size=1, max_size=50),
     st.booleans(),

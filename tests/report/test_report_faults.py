@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_comes_last_and_spoils_no_order(tmp_path: Path)
     assert [group.label[-1] for group in found.groups[:2]] == ["3", "1"]
     assert found.groups[0].estimates()[LOSS].mean == pytest.approx(1.1)
     assert "no number (2 seeds)" in sweep_text(found)
-    page = write_sweep_report(tmp_path).read_text()
+    page = write_sweep_report(found).read_text()
     assert "1.1000" in page and 'data-value="nan"' not in page
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: st
     job = write_job(tmp_path, ["model=tiny", "seed=1"], 1.0)
     (job / STAGE / name).write_bytes(text.encode("latin-1"))
     try:
-        write_sweep_report(tmp_path)
+        write_sweep_report(read_sweep(tmp_path))
     except UserError as error:
         assert name in str(error)
 

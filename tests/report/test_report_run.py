@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -210,7 +211,7 @@ def test_a_fault_in_a_report_loses_nothing_and_is_told(
     progressive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (progressive / STAGES[0] / "samples.jsonl").write_text("no JSON\n")
-    try_report(write_run_report, progressive)
+    try_report(partial(write_run_report, progressive), progressive)
     told = capsys.readouterr().err
     assert "no report" in told and "samples.jsonl" in told and "python -m orca.report" in told
 

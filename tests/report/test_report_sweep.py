@@ -139,7 +139,7 @@ def test_a_failed_job_is_listed_with_its_reason_and_the_command_that_runs_it_aga
     assert job.run.state == "failed" and command(job.run) == again
     for text in (sweep_text(found), sweep_markdown(found)):
         assert "the disk <is> full" in text and again in text
-    page = write_sweep_report(sweep).read_text()
+    page = write_sweep_report(found).read_text()
     assert "the disk &lt;is&gt; full" in page and "optimizer.lr=0.2 seed=2 resume=auto" in page
 
 
