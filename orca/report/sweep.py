@@ -1,4 +1,4 @@
-"""Jobs of a sweep beside each other: which options differ, means and intervals over seeds.
+"""Jobs of a sweep beside each other: results, means and intervals over seeds.
 
 Everything is read from the jobs' directories, so it does not matter which process, launcher or
 machine ran a job, or whether one launch or several made the sweep.
@@ -8,31 +8,17 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 
-from orca.report.again import split_name
 from orca.report.directory import Run, StageRun, job_directories, read_run
 from orca.report.evaluations import Evaluation, find_evaluations
-from orca.report.options import BOOKKEEPING, UNKNOWN, differences, shown
-from orca.sweeps.names import swept_options
-from orca.training.directory import MAY_DIFFER, flat_options, is_below
-
-SEEDS = ("seed", "data.seed")
-"""Options that make another draw of the same experiment."""
-
-NO_EXPERIMENT = ("resume", "overwrite", "run", "paths")
-"""Options that a job may be started with again, without being another one."""
-
-NO_OTHER_RESULT = tuple(dict.fromkeys((*BOOKKEEPING, *MAY_DIFFER)))
-"""Options that tell jobs apart only where they are swept."""
+from orca.report.swept import SEEDS, tell_apart
 
 RESULTS = ("held_out_loss", "exact_answer")
 
@@ -210,28 +196,8 @@ def read_sweep(directory: Path) -> Sweep:
 def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
     """Runs beside each other, by what they were told on the command line or, where that is not
     known of all, by their configurations."""
-    told = [_told(run) for run in runs]
-    configs = [flat_options(run.config) if run.stages else {} for run in runs]
-    keys: tuple[str, ...] = ()
-    if all(options for options in told):
-        named = {key for place in {run.path.parent for run in runs} for key in swept_options(place)}
-        asked = [key for key in dict.fromkeys(k for t in told for k in t) if _tells(key, named)]
-        options = [
-            {key: _value(run, config, own, key) for key in asked}
-            for run, config, own in zip(runs, configs, told, strict=True)
-        ]
-        keys = tuple(key for key in asked if len({one[key] for one in options}) > 1)
-        swept = [{key: one[key] for key in keys} for one in options]
-        more = _untold(configs, swept)
-        keys = (*keys, *more)
-        for own, config in zip(swept, configs, strict=True):
-            own |= {key: shown(config, key) for key in more}
-    else:
-        rows = differences(configs)
-        swept = [{key: values[i] for key, values in rows} for i in range(len(runs))]
-        if any("seed" in one for one in swept):
-            keys = ("seed",)
-    jobs = tuple(_job(run, own) for run, own in zip(runs, swept, strict=True))
+    keys, options = tell_apart(runs)
+    jobs = tuple(_job(run, own) for run, own in zip(runs, options, strict=True))
     return Sweep(path, name, tuple(sorted(jobs, key=_loss)), keys)
 
 
@@ -293,59 +259,6 @@ def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, floa
         results["tokens_per_second"] or 0.0,
         is_last,
     )
-
-
-def _told(run: Run) -> dict[str, str]:
-    """Options of the job's command line; of older sweeps, those in the name of its directory."""
-    given = run.job.get("options") or split_name(run.path.name)
-    parser = OverridesParser.create()
-    try:
-        parsed = parser.parse_overrides(list(given))
-    except OverrideParseException:
-        return {}
-    return {one.key_or_group: shown(flat_options(one.value(), "v"), "v") for one in parsed}
-
-
-def _tells(key: str, swept: Collection[str]) -> bool:
-    """Whether jobs with other values of an option are other experiments (or seeds)."""
-    if key.split(".")[0] in NO_EXPERIMENT:
-        return False
-    return key in swept or not is_below(key, NO_OTHER_RESULT)
-
-
-def _value(run: Run, config: Mapping[str, Any], told: Mapping[str, str], key: str) -> str:
-    """A job's value of an option: what it was trained with, for a job that was told otherwise
-    later was refused, or had finished; of a group, what it was told or had by default."""
-    if key in config:
-        return shown(config, key)
-    if key in told:
-        return told[key]
-    choices = run.job.get("choices") or {}
-    if key in choices:
-        return str(choices[key]) if choices[key] is not None else "null"
-    return shown(config, key) if run.stages else UNKNOWN
-
-
-def _untold(
-    configs: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, str]]
-) -> list[str]:
-    """Options that no command line names, in which jobs differ that would be seeds of one group:
-    a file of ``conf/`` was changed between launches."""
-    groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    for place, one in enumerate(options):
-        if configs[place]:  # else it has not begun
-            group = tuple((key, value) for key, value in one.items() if key not in SEEDS)
-            groups.setdefault(group, []).append(place)
-    found: dict[str, None] = {}
-    for places in groups.values():
-        for key, values in differences([configs[place] for place in places]):
-            seeds = [configs[place].get("seed") for place in places]
-            is_seed = key in SEEDS or values == [str(seed) for seed in seeds]
-            # A configuration has the stages that have begun.
-            is_begun = not (key.startswith("stages.") and UNKNOWN in values)
-            if not is_seed and is_begun and not is_below(key, NO_OTHER_RESULT):
-                found[key] = None
-    return list(found)
 
 
 def _loss(job: Job) -> float:

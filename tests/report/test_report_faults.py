@@ -66,6 +66,19 @@ def test_a_default_that_was_changed_between_launches_is_no_seed(tmp_path: Path) 
     assert sorted(len(group.jobs) for group in found.groups) == [1, 2]
 
 
+@pytest.mark.parametrize(("content", "sizes"), [("same", [2]), ("other", [1, 1])])
+def test_data_that_was_moved_between_launches_is_the_same_by_its_content(
+    tmp_path: Path, content: str, sizes: list[int]
+) -> None:
+    for seed, place, data in ((1, "old", "same"), (2, "new", content)):
+        job = write_job(tmp_path, [f"seed={seed}", f"data.path={place}"], 1.0)
+        tell(job, f"seed={seed}")
+        card = json.loads((job / STAGE / "data_card.json").read_text())
+        card["facts"]["data"] = data
+        (job / STAGE / "data_card.json").write_text(json.dumps(card))
+    assert [len(group.jobs) for group in read_sweep(tmp_path).groups] == sizes
+
+
 def test_how_a_job_is_watched_makes_no_group_unless_it_is_swept(tmp_path: Path) -> None:
     for seed, told in ((1, []), (2, ["data.num_workers=0"])):
         tell(write_job(tmp_path, [f"seed={seed}"], 1.0), f"seed={seed}", *told)
