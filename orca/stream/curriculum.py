@@ -15,6 +15,9 @@ import numpy as np
 from orca.errors import UserError
 from orca.traces import BAD, TraceSource
 
+GROUPS = ("task", "sub_collection", "teacher", "system_message")
+"""Fields of a trace that many traces share."""
+
 
 class Curriculum(Protocol):
     """A policy; ``order`` returns a permutation of 0 … len(source)-1, int64."""
@@ -65,12 +68,18 @@ class ByDifficulty:
 
     Reads every trace once at the start of each epoch.
 
+    Args:
+        within: ``task`` or another field, where difficulties compare among traces that have the
+            same value of it alone: a trace's place is the share of those that are easier.
+
     Raises:
-        UserError: a trace has no difficulty.
+        UserError: a trace has no difficulty, or no field ``within``.
     """
 
-    def __init__(self, descending: bool = False) -> None:
-        self.descending = descending
+    def __init__(self, descending: bool = False, within: str | None = None) -> None:
+        if within not in (None, *GROUPS):
+            raise UserError(f"curriculum.within={within!r} is none of {', '.join(GROUPS)}")
+        self.descending, self.within = descending, within
 
     def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
         values = source.values("difficulty")
@@ -82,10 +91,15 @@ class ByDifficulty:
                 f"curriculum=difficulty needs a number in the field 'difficulty' of every trace; "
                 f"{len(missing)} of {len(values)} have none, first {source.locate(int(missing[0]))}"
             )
-        return _by_key(np.array(numbers), seed, epoch, self.descending)
+        key = np.array(numbers)
+        if self.within is not None:
+            groups = [str(value) for value in source.values(self.within)]
+            key = _shares(key, np.unique(groups, return_inverse=True)[1])
+        return _by_key(key, seed, epoch, self.descending)
 
     def describe(self) -> str:
-        return "by difficulty, " + ("hard first" if self.descending else "easy first")
+        within = f" within {self.within}" if self.within else ""
+        return f"by difficulty{within}, " + ("hard first" if self.descending else "easy first")
 
 
 class BySubCollection:
@@ -133,6 +147,18 @@ def _splitmix(value: np.ndarray | np.uint64) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def _shares(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """For each value the share of its group's that are less, equal ones counting half; infinite
+    ones stay."""
+    shares = np.empty(len(values))
+    for group in np.unique(groups):
+        own = values[groups == group]
+        ordered = np.sort(own)
+        below, upto = (np.searchsorted(ordered, own, side) for side in ("left", "right"))
+        shares[groups == group] = (below + upto) / (2 * len(own))
+    return np.where(np.isinf(values), values, shares)
 
 
 def _by_key(key: np.ndarray, seed: int, epoch: int, descending: bool) -> np.ndarray:

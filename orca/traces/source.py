@@ -48,10 +48,15 @@ class Shown:
         if not isinstance(self.answers_only, bool):
             raise UserError(f"data.answers_only={self.answers_only!r} must be true or false")
 
+    @property
+    def as_written(self) -> bool:
+        """Whether the student sees what the rows say."""
+        return (self.system_message, self.answers_only) == (None, False)
+
     def describe(self) -> str:
         """For fingerprints, which must be those of checkpoints that exist already."""
         own = (self.system_message, self.answers_only)
-        return self.format if own == (None, False) else self.format + repr(own)
+        return self.format if self.as_written else self.format + repr(own)
 
     def trace(self, row: Any, origin: RowOrigin) -> Trace:
         """The row as a trace; raises :class:`BadRow` when it is none."""
@@ -143,8 +148,13 @@ class TraceSource:
         return f"{rows.name}, row {rows.row_number(row_number)}"
 
     def sizes(self) -> np.ndarray:
-        """Bytes of text of every row, int64 [len(self)]."""
-        return np.concatenate([rows.sizes() for rows, _ in self._rows])
+        """Bytes of text of every row, int64 [len(self)]; where the student is shown other text
+        than the rows have, of what is shown (a full pass)."""
+        if all(shown.as_written for _, shown in self._rows):
+            return np.concatenate([rows.sizes() for rows, _ in self._rows])
+        texts = zip(*map(self.values, ("system_message", "query", "response")), strict=True)
+        sizes = [sum(len(str(text).encode()) for text in own if text is not BAD) for own in texts]
+        return np.array(sizes, dtype=np.int64)
 
     def values(self, field: str) -> list[object]:
         """``field`` of every trace (a full pass); :data:`BAD` where the row is no trace."""

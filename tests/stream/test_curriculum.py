@@ -9,6 +9,7 @@ from conftest import rows_of_length
 from orca.errors import UserError
 from orca.stream import AsGiven, ByDifficulty, ByLength, BySubCollection, Shuffle
 from orca.stream.curriculum import hashed_numbers
+from orca.traces import TraceSource
 
 LENGTHS = [30, 10, 20, 10, 40, 5]
 
@@ -59,6 +60,37 @@ def test_length_and_difficulty_sort_and_descend(make_source) -> None:
         order = policy.order(source, 0, 0)
         sorted_lengths = [LENGTHS[i] for i in order]
         assert sorted_lengths == sorted(LENGTHS, reverse=sign < 0)
+
+
+def test_difficulties_that_do_not_compare_are_ranked_within_their_task(make_source) -> None:
+    """Digits of a sum, and letters of a word: the easiest of both come first."""
+    rows = rows_of_length([5] * 8)
+    difficulties = {"sums": [1, 2, 2, 3], "letters": [90, 60, 80, 70]}
+    values = [(task, value) for task, own in difficulties.items() for value in own]
+    for row, (task, value) in zip(rows, values, strict=True):
+        row |= {"task": task, "difficulty": value}
+    source = make_source(rows)
+    found = [values[i] for i in ByDifficulty(within="task").order(source, 0, 0)]
+    assert {*found[:2]} == {("sums", 1), ("letters", 60)}
+    assert {*found[-2:]} == {("sums", 3), ("letters", 90)}
+    for task, own in difficulties.items():
+        assert [value for name, value in found if name == task] == sorted(own)
+    assert [value for _, value in (values[i] for i in ByDifficulty().order(source, 0, 0))] == (
+        sorted(value for _, value in values)
+    )
+    with pytest.raises(UserError, match="within='colour' is none of task"):
+        ByDifficulty(within="colour")
+
+
+def test_length_is_that_of_what_the_student_is_shown(make_source) -> None:
+    rows = rows_of_length([30, 10, 20])
+    for row, message in zip(rows, ("", "m" * 100, "m" * 50), strict=True):
+        row["system_message"] = message
+    source = make_source(rows)
+    assert ByLength().order(source, 0, 0).tolist() == [0, 2, 1]
+    plain = TraceSource([one.patterns[0] for one in source.sets], "trace", system_message="")
+    assert ByLength().order(plain, 0, 0).tolist() == [1, 2, 0]
+    assert plain.sizes().tolist() == [32, 12, 22], "of query and response"
 
 
 def test_a_missing_difficulty_is_named(make_source) -> None:
