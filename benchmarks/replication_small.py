@@ -5,9 +5,8 @@
     python benchmarks/replication_small.py compare    # tables and a figure, from what was asked
 
 Held-out questions of the sample are answered greedily, all 240; GSM8K, BBH and AGIEval by the
-paper's protocol (temperature 0.7), a fixed part of each task. An arm's value for an item is its
-mean over the seeds, and arms are compared item by item. The intervals are over items; differences
-of each seed stand beside them, and a claim is decided only where items and seeds agree.
+paper's protocol (temperature 0.7), a fixed part of each task: no system message, as all benchmarks
+of the paper. What decides a claim is in benchmarks/replication_claims.py.
 """
 
 from __future__ import annotations
@@ -19,21 +18,24 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from replication_claims import CLAIMS, Arms, accuracies, claims_table
 
+from orca.errors import UserError
 from orca.evaluation import Item, Sample, read_samples
-from orca.evaluation.comparison import compare
+from orca.evaluation.records import read_facts
 from orca.evaluation.scores import TaskGrades, grade, score
-from orca.evaluation.statistics import Interval
 from orca.evaluation.table import Cell, Table
+from orca.report import read_run
+from orca.training.export import HANDOFF_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "replication_small"
 BASE = "before training"
 TITLES = {"held_out": "held-out", "agieval": "AGIEval", "bbh": "BBH", "gsm8k": "GSM8K"}
+MULTIPLE_CHOICE = ("agieval", "bbh")
 QUESTIONS = {
     # Longer than any explanation of the sample (173 tokens): a third of stage 2's are over 96.
     "held_out": ["benchmark=[held_out]", "protocol=greedy", "protocol.max_new_tokens=192"],
@@ -44,56 +46,15 @@ QUESTIONS = {
 }  # fmt: skip
 """What every model is asked: options of evaluate.py."""
 
-LAST_STAGE = {
-    "stage2_only": "flan1m_gpt4_only",
-    **dict.fromkeys(
-        ("stage1_only", "mixed", "mixed_few", "answers", "cot_rationales", "cot_answers"),
-        "flan5m_chatgpt",
-    ),
-}
-"""Of the arms that end in another stage than progressive learning."""
-
-Arms = Mapping[str, Mapping[str, Sequence[TaskGrades]]]
-"""What was graded, by arm and benchmark."""
-
-MARGIN = 5.0
-"""Points of accuracy that "costs nothing" may cost."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Before any result: the first arm is better than the second, or costs no more than
-    ``MARGIN``."""
-
-    first: str
-    second: str
-    meaning: str
-    costs_nothing: bool = False
-
-
-CLAIMS = (
-    Claim("progressive", "stage2_only", "Two stages beat stage 2 alone at equal target tokens"),
-    Claim("progressive", "stage1_only", "Two stages beat stage 1 alone at equal target tokens"),
-    Claim("progressive", "mixed", "The order of the stages matters: two stages beat one shuffle"),
-    Claim("mixed", "answers", "Explanations beat answers at as many tokens read"),
-    Claim("mixed_few", "answers", "Explanations beat answers at as many target tokens"),
-    Claim("cot_rationales", "cot_answers", "Human rationales beat answers, the same queries"),
-    Claim("progressive", "no_system_message", "System messages help"),
-    Claim("progressive", "by_length", "Shuffling beats short to long"),
-    Claim("progressive", "by_difficulty", "Shuffling beats easy to hard"),
-    Claim("progressive", "contaminated", "Isolated examples beat packs without boundaries"),
-    Claim("progressive", "unpacked", "Packing costs nothing", costs_nothing=True),
-)
-
 
 def models() -> dict[tuple[str, int], Path]:
     """Finished models by arm and seed: the last stage's ``hf/``."""
     found = {}
     for job in sorted(RUNS.glob("arm=*,seed=*")):
-        arm, seed = (part.split("=")[1] for part in job.name.split(","))
-        last = job / LAST_STAGE.get(arm, "flan1m_gpt4")
-        if (last / "results.json").exists():
-            found[arm, int(seed)] = last / "hf"
+        run = read_run(job)
+        if run.state == "finished":
+            arm, seed = (part.split("=")[1] for part in job.name.split(","))
+            found[arm, int(seed)] = run.stages[-1].path / "hf"
     return found
 
 
@@ -112,18 +73,34 @@ def ask() -> None:
 
 
 def samples_of_arms() -> dict[str, list[Sample]]:
-    """Answers by arm; an arm's seeds are its draws."""
+    """Answers by arm; an arm's seeds are its draws.
+
+    Raises:
+        UserError: a model that was trained again since, or questions other than those to others.
+    """
     found: dict[str, list[Sample]] = defaultdict(list)
-    places = [(BASE, 0, RUNS / "before")]
-    places += [(arm, seed, path.parents[1]) for (arm, seed), path in models().items()]
-    for arm, seed, directory in places:
+    asked: dict[str, dict[str, Any]] = {}
+    for (arm, seed), model in {(BASE, 1): None, **models()}.items():
         for kind in QUESTIONS:
-            if (directory / kind / "report.json").exists():
-                draw = max(0, seed - 1)
-                found[arm] += [
-                    dataclasses.replace(one, draw=draw) for one in read_samples(directory / kind)
-                ]
+            directory = (RUNS / "before" if model is None else model.parents[1]) / kind
+            if not (directory / "report.json").exists():
+                continue
+            facts = read_facts(directory)
+            weights = facts.pop("model")["weights"]
+            facts.pop("trained by", None)
+            if asked.setdefault(kind, facts) != facts:
+                raise UserError(f"{directory} was asked by {facts}, others by {asked[kind]}")
+            if model and not _weights(model).startswith(weights):
+                raise UserError(f"{directory} has answers of other weights than {model}: ask again")
+            found[arm] += [
+                dataclasses.replace(one, draw=seed - 1) for one in read_samples(directory)
+            ]
     return found
+
+
+def _weights(model: Path) -> str:
+    """Their sha256."""
+    return str(json.loads((model / HANDOFF_FILE).read_text())["weights"])
 
 
 def grades(samples: list[Sample]) -> dict[str, list[TaskGrades]]:
@@ -138,69 +115,17 @@ def grades(samples: list[Sample]) -> dict[str, list[TaskGrades]]:
     }  # fmt: skip
 
 
-def accuracies(tasks: Sequence[TaskGrades]) -> np.ndarray:
-    """Macro averages by seed, per cent, float64 [seeds]."""
-    return 100 * np.mean([np.nanmean(one.correct, axis=0) for one in tasks], axis=0)
+def by_stated_answers(tasks: Sequence[TaskGrades]) -> list[TaskGrades]:
+    """Graded by what an answer says its option is, not by its first capital letter."""
+    return [dataclasses.replace(one, correct=one.stated, unparsed=one.unstated) for one in tasks]
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted for several tests of one family (Holm, 1979); None stays None."""
-    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, i) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p))
-        adjusted[i] = highest
-    return adjusted
-
-
-def verdict(
-    points: Interval, p_value: float | None, by_seed: np.ndarray, costs_nothing: bool = False
-) -> str:
-    """``holds``, ``does not hold`` (the opposite does), or ``cannot tell``.
-
-    The items must say so beyond chance, and every seed with them: the interval over items does
-    not know how much another seed would change.
-
-    Args:
-        points: first arm less second, and its interval.
-        p_value: adjusted; None of too few items.
-        by_seed: the same of each seed, [seeds].
-    """
-    if costs_nothing and points.low > -MARGIN and (by_seed > -MARGIN).all():
-        return "holds"
-    if p_value is None or p_value >= 0.05:
-        return "cannot tell"
-    if (by_seed < 0).all():
-        return "does not hold"
-    return "holds" if (by_seed > 0).all() and not costs_nothing else "cannot tell"
-
-
-def claims_table(arms: Arms, benchmark: str) -> Table:
-    """What a benchmark says of every claim whose arms it knows; one family of tests."""
-    known = [one for one in CLAIMS if one.first in arms and one.second in arms]
-    pairs = [(arms[one.first][benchmark], arms[one.second][benchmark]) for one in known]
-    found = [compare(*pair)[-1] for pair in pairs]
-    rows: list[tuple[Cell, ...]] = []
-    adjusted = holm([one.p_value for one in found])
-    for claim, pair, own, p_value in zip(known, pairs, found, adjusted, strict=True):
-        first, second = map(accuracies, pair)
-        seeds = min(len(first), len(second))
-        by_seed, points = first[:seeds] - second[:seeds], own.difference.times(100)
-        rows.append((
-            claim.meaning, f"{claim.first} − {claim.second}", points,
-            ", ".join(f"{value:+.1f}" for value in by_seed),
-            "too few items" if p_value is None else f"{p_value:.2g}",
-            verdict(points, p_value, by_seed, claim.costs_nothing),
-        ))  # fmt: skip
-    head = ("claim", "difference", "points", "by seed", "p (Holm)", "verdict")
-    items = found[0].items if found else 0
-    return Table(f"Claims, by the {items} items of {benchmark}", head, tuple(rows))
-
-
-def graded_arms() -> Arms:
+def graded_arms(answers: Mapping[str, list[Sample]]) -> Arms:
     """By arm and benchmark; the model before training first, arms in the order of the claims."""
-    found = {name: grades(samples) for name, samples in samples_of_arms().items()}
+    found = {name: grades(samples) for name, samples in answers.items()}
+    for own in found.values():
+        own |= {f"{name}, stated": by_stated_answers(own[name]) for name in MULTIPLE_CHOICE
+                if name in own}  # fmt: skip
     order = [BASE, *(arm for one in CLAIMS for arm in (one.first, one.second)), *found]
     return {name: found[name] for name in dict.fromkeys(order) if name in found}
 
@@ -216,20 +141,45 @@ def tables(arms: Arms) -> list[Table]:
                     else f"{100 * average.spread:.1f}"]  # fmt: skip
         rows.append((*row, max(len(g.correct[0]) for g in own[benchmarks[0]])))
     head = ("arm", *(h for b in benchmarks for h in (b, "± seeds")), "seeds")
+    chance = guesses()
+    rows.append(("a guess", *(c for b in benchmarks for c in (chance.get(b), None)), None))
     return [
         Table("Accuracy by arm, % (mean over seeds and tasks)", head, tuple(rows)),
         *(claims_table(arms, benchmark) for benchmark in benchmarks),
     ]
 
 
+def guesses() -> dict[str, float]:
+    """What a guess among the options is worth, per cent, by benchmark with options."""
+    report = json.loads((RUNS / "before" / "paper" / "report.json").read_text())
+    averages = {name: next(iter(own.values()))[-1] for name, own in report["scores"].items()}
+    return {name: round(100 * averages[name]["chance"], 1) for name in MULTIPLE_CHOICE}
+
+
+def cut_table(answers: Mapping[str, list[Sample]]) -> Table:
+    """How many answers were longer than they might be."""
+    benchmarks = list(dict.fromkeys(one.benchmark for own in answers.values() for one in own))
+    rows: list[tuple[Cell, ...]] = []
+    for name, own in answers.items():
+        ends: dict[str, list[bool]] = {one: [] for one in benchmarks}
+        for sample in own:
+            ends[sample.benchmark].append(sample.finish_reason == "length")
+        shares = (round(100 * sum(x) / len(x), 1) if x else None for x in ends.values())
+        rows.append((name, *shares))
+    return Table("Answers cut at the limit of tokens, %", ("arm", *benchmarks), tuple(rows))
+
+
 def figure(arms: Arms, path: Path) -> None:
-    """Every arm's accuracy with its interval and its seeds, one panel a benchmark."""
+    """Every arm's accuracy with its interval and its seeds, one panel a benchmark.
+
+    Dotted the model before training, dashed a guess.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    benchmarks = list(next(iter(arms.values())))
+    benchmarks, chance = [b for b in next(iter(arms.values())) if b in TITLES], guesses()
     picture, panels = pyplot.subplots(
         1, len(benchmarks), figsize=(3.2 * len(benchmarks), 0.34 * len(arms) + 1.4), sharey=True
     )
@@ -244,7 +194,9 @@ def figure(arms: Arms, path: Path) -> None:
             if not place:
                 panel.axvline(value.value, color=colour, linestyle=":", linewidth=1)
         items = sum(len(one.ids) for one in next(iter(arms.values()))[benchmark])
-        panel.set_title(f"{TITLES.get(benchmark, benchmark)} ({items} questions)", fontsize=10)
+        if benchmark in chance:
+            panel.axvline(chance[benchmark], color="#b04a3a", linestyle="--", linewidth=1)
+        panel.set_title(f"{TITLES[benchmark]} ({items} questions)", fontsize=10)
         panel.set_xlabel("accuracy, %")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="x", color="#dddddd")
@@ -261,8 +213,9 @@ def main() -> None:
     if parser.parse_args().do == "ask":
         ask()
         return
-    arms = graded_arms()
-    for table in tables(arms):
+    answers = samples_of_arms()
+    arms = graded_arms(answers)
+    for table in (*tables(arms), cut_table({name: answers[name] for name in arms})):
         print(table.markdown(), end="\n\n")
     results = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*/*/results.json"))]
     seconds = sum(one["seconds"] for one in results)

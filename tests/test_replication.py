@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from replication_small import accuracies, claims_table, grades, holm, verdict
+import replication_small
+from replication_claims import CLAIMS, accuracies, claims_table, holm, over_seeds, verdict
+from replication_small import BASE, grades, samples_of_arms
 
+from orca.errors import UserError
 from orca.evaluation import Sample
+from orca.evaluation.comparison import compare
 from orca.evaluation.statistics import Interval
 
 
@@ -18,26 +25,41 @@ def test_holm_is_that_of_r() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "p_value", "by_seed", "costs_nothing", "expected"),
+    ("over_items", "p_value", "over_seeds", "costs_nothing", "expected"),
     [
-        (9, 0.001, [8, 9, 10], False, "holds"),
-        (9, 0.001, [28, 9, -10], False, "cannot tell"),
-        (9, 0.06, [8, 9, 10], False, "cannot tell"),
-        (9, None, [8, 9, 10], False, "cannot tell"),
-        (-9, 0.001, [-8, -9, -10], False, "does not hold"),
-        (-9, 0.001, [-18, -9, 0], False, "cannot tell"),
-        (-1, 0.5, [-2, 0, -1], True, "holds"),
-        (-2, 0.3, [-2, -2, -2], True, "cannot tell"),
-        (-1, 0.5, [3, 0, -6], True, "cannot tell"),
-        (9, 0.001, [8, 9, 10], True, "holds"),
-        (-9, 0.001, [-8, -9, -10], True, "does not hold"),
+        ((5, 9, 13), 0.001, (4, 9, 14), False, "holds"),
+        ((5, 9, 13), 0.06, (4, 9, 14), False, "cannot tell"),
+        ((5, 9, 13), None, (4, 9, 14), False, "cannot tell"),
+        ((5, 9, 13), 0.001, (-1, 9, 19), False, "cannot tell"),
+        ((-13, -9, -5), 0.001, (-14, -9, -4), False, "does not hold"),
+        ((-13, -9, -5), 0.001, (-19, -9, 1), False, "cannot tell"),
+        ((-4, -1, 2), None, (-4, -1, 2), True, "holds"),
+        ((5, 9, 13), None, (4, 9, 14), True, "holds"),
+        ((-6, -2, 2), None, (-4, -2, 0), True, "cannot tell"),
+        ((-4, -1, 2), None, (-6, -1, 4), True, "cannot tell"),
+        ((-4, -3, -2), None, (-4, -3, -2), True, "holds"),
+        ((-13, -9, -6), None, (-12, -9, -6), True, "does not hold"),
+        ((-13, -9, -6), None, (-14, -9, -4), True, "cannot tell"),
     ],
 )
-def test_verdicts(
-    value: float, p_value: float | None, by_seed: list[float], costs_nothing: bool, expected: str
+def test_a_claim_is_decided_where_items_and_seeds_leave_no_doubt(
+    over_items: tuple[float, float, float],
+    p_value: float | None,
+    over_seeds: tuple[float, float, float],
+    costs_nothing: bool,
+    expected: str,
 ) -> None:
-    points = Interval(value, value - 3.5, value + 3.5)
-    assert verdict(points, p_value, np.array(by_seed), costs_nothing) == expected
+    items, seeds = (Interval(value, low, high) for low, value, high in (over_items, over_seeds))
+    assert verdict(items, p_value, seeds, costs_nothing) == expected
+
+
+def test_the_interval_over_seeds_is_welchs() -> None:
+    """scipy.stats.ttest_ind(…, equal_var=False).confidence_interval()."""
+    found = over_seeds(np.array([51.2, 44.6, 40.8]), np.array([36.7, 37.1, 47.1]))
+    assert (found.low, found.high) == pytest.approx((-7.494112, 17.960779), abs=1e-5)
+    assert found.value == pytest.approx(5.233333, abs=1e-5)
+    same = over_seeds(np.array([1.0, 1.0]), np.array([2.0, 2.0]))
+    assert (same.low, same.value, same.high) == (-1.0, -1.0, -1.0)
 
 
 def answered(right: dict[str, list[list[bool]]]) -> dict[str, list]:
@@ -57,13 +79,54 @@ def answered(right: dict[str, list[list[bool]]]) -> dict[str, list]:
     return grades(samples)
 
 
-def test_a_claim_is_decided_over_the_seeds_of_both_arms() -> None:
-    many, few = [True] * 30 + [False] * 10, [True] * 10 + [False] * 30
+MANY, FEW = [True] * 30 + [False] * 10, [True] * 10 + [False] * 30
+
+
+def test_a_claim_is_of_the_items_and_seeds_of_both_arms() -> None:
     arms = {
-        "progressive": answered({"sums": [many, many], "gcd": [many, few]}),
-        "mixed": answered({"sums": [few, few], "gcd": [few, few]}),
+        "progressive": answered({"sums": [MANY, MANY, MANY], "gcd": [MANY, MANY, FEW]}),
+        "mixed": answered({"sums": [FEW, FEW, FEW], "gcd": [FEW, FEW, FEW]}),
     }
-    assert accuracies(arms["progressive"]["held_out"]).tolist() == [75.0, 50.0]
-    (row,) = claims_table(arms, "held_out").rows
-    assert row[1] == "progressive − mixed" and row[3] == "+50.0, +25.0" and row[-1] == "holds"
-    assert row[2].value == pytest.approx(37.5)
+    assert accuracies(arms["progressive"]["held_out"]).tolist() == [75.0, 75.0, 50.0]
+    rows = {row[1]: row for row in claims_table(arms, "held_out").rows}
+    assert len(rows) == len(CLAIMS)
+    row = rows["progressive − mixed"]
+    assert [row[2].value, row[3].value] == pytest.approx([100 * (50 + 50 + 25) / 300] * 2)
+    assert row[3].low > 0 and row[-1] == "holds"
+    alone = compare(arms["progressive"]["held_out"], arms["mixed"]["held_out"])[-1].p_value
+    assert alone and row[4] == f"{10 * alone:.2g}", "of ten claims, nine of them not asked yet"
+
+
+@pytest.mark.parametrize("seeds", [[], [MANY], [MANY, MANY]])
+def test_a_claim_waits_until_all_seeds_of_both_arms_have_been_asked(seeds: list) -> None:
+    own = answered({"sums": seeds}) if seeds else {}
+    arms = {"progressive": own, "mixed": answered({"sums": [FEW, FEW, FEW]})}
+    rows = {row[1]: row for row in claims_table(arms, "held_out").rows}
+    assert rows["progressive − mixed"][-1] == "not asked yet"
+
+
+def test_answers_of_other_weights_or_to_other_questions_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was trained again keeps the answers of the one before."""
+    model = tmp_path / "arm=mixed,seed=1" / "flan5m_chatgpt" / "hf"
+    model.mkdir(parents=True)
+    (model / "orca.json").write_text(json.dumps({"weights": "abcdef"}))
+    monkeypatch.setattr(replication_small, "RUNS", tmp_path)
+    monkeypatch.setattr(replication_small, "models", lambda: {("mixed", 1): model})
+    places = {"before/held_out": "base", "arm=mixed,seed=1/held_out": "abcd"}
+    for place, weights in places.items():
+        (tmp_path / place).mkdir(parents=True)
+        facts = {"model": {"weights": weights}, "protocol": {"max_new_tokens": 192}}
+        (tmp_path / place / "facts.json").write_text(json.dumps(facts))
+        (tmp_path / place / "report.json").write_text("{}")
+    monkeypatch.setattr(replication_small, "read_samples", lambda _: [])
+    assert samples_of_arms() == {BASE: [], "mixed": []}
+    facts_file = tmp_path / "arm=mixed,seed=1" / "held_out" / "facts.json"
+    text = facts_file.read_text()
+    facts_file.write_text(text.replace("abcd", "1234"))
+    with pytest.raises(UserError, match="answers of other weights"):
+        samples_of_arms()
+    facts_file.write_text(text.replace("192", "96"))
+    with pytest.raises(UserError, match="was asked by"):
+        samples_of_arms()

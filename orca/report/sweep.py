@@ -176,7 +176,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(n, mean, mean - half, mean + half)
 
 
-def t_quantile(degrees: int) -> float:
+def t_quantile(degrees: float) -> float:
     """97.5 % of Student's t with ``degrees`` of freedom lie below.
 
     With t = √ν tan θ the density becomes cos^(ν - 1) θ, which is added up to 95 % of its half.
