@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Evaluation:
         model: what was asked, as evaluate.py was told; "" where it does not say.
         scores: by benchmark and head of the column, which names model and protocol.
         about: how much was asked, and when.
+        asked: which questions, and by which protocol: of the same, results compare.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Evaluation:
     model: str
     scores: Mapping[str, Mapping[str, list[Score]]]
     about: Mapping[str, str]
+    asked: str
 
     def averages(self) -> dict[str, Interval]:
         """Accuracy by ``benchmark (protocol)``, so that runs of other names compare."""
@@ -73,7 +76,10 @@ def read_evaluation(directory: Path) -> Evaluation:
         ) from None
     facts = report.get("facts") or {}
     model = str((facts.get("model") or {}).get("model") or "")
-    return Evaluation(directory, report["name"], model, scores, report.get("about", {}))
+    about = report.get("about", {})
+    other = {key: value for key, value in facts.items() if key not in ("model", "trained by")}
+    asked = json.dumps([other, about.get("asked")], sort_keys=True)
+    return Evaluation(directory, report["name"], model, scores, about, asked)
 
 
 def tables(evaluations: Sequence[Evaluation]) -> tuple[list[Table], list[Table]]:

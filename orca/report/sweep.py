@@ -52,12 +52,18 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the sweep: its swept options as texts (``seed`` among them), and its results."""
+    """A run of the sweep: its swept options as texts (``seed`` among them), and its results.
+
+    Attributes:
+        held_out: which sets its losses are of.
+        asked: for a measure of an evaluation, which questions by which protocol.
+    """
 
     run: Run
     options: Mapping[str, str]
     results: tuple[StageResult, ...]
     held_out: frozenset[str]
+    asked: Mapping[str, str]
 
     @property
     def last(self) -> StageResult | None:
@@ -144,6 +150,15 @@ class Sweep:
         return len({job.held_out for job in self.jobs if job.held_out})
 
     @property
+    def unequal(self) -> list[str]:
+        """Measures of evaluations that did not ask all jobs the same."""
+        asked: dict[str, set[str]] = {}
+        for job in self.jobs:
+            for name, own in job.asked.items():
+                asked.setdefault(name, set()).add(own)
+        return [name for name, own in asked.items() if len(own) > 1]
+
+    @property
     def unfinished(self) -> list[Job]:
         return [job for job in self.jobs if job.run.state != "finished"]
 
@@ -203,11 +218,13 @@ def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
 
 def _job(run: Run, options: Mapping[str, str]) -> Job:
     evaluations: dict[str, dict[str, float]] = {}
+    asked: dict[str, str] = {}
     for evaluation in find_evaluations(run.path):
         own = evaluations.setdefault(_evaluated(evaluation, run), {})
         for benchmark, interval in evaluation.averages().items():
             name = f"eval {benchmark}"
-            own[f"{name}, {evaluation.path.name}" if name in own else name] = interval.value
+            name = f"{name}, {evaluation.path.name}" if name in own else name
+            own[name], asked[name] = interval.value, evaluation.asked
     results = tuple(
         _stage_result(
             stage,
@@ -218,7 +235,7 @@ def _job(run: Run, options: Mapping[str, str]) -> Job:
         if stage.results
     )
     held_out = frozenset(_held_out_set(stage.card["facts"]) for stage in run.stages if stage.card)
-    return Job(run, options, results, held_out)
+    return Job(run, options, results, held_out, asked)
 
 
 def _held_out_set(facts: Mapping[str, Any]) -> str:

@@ -158,6 +158,11 @@ def warnings(sweep: Sweep) -> list[str]:
             "data cards); losses and exact answers compare only between jobs of the same one"
         )
     found += [
+        f"warning: {name} is not of the same questions or protocol in all jobs (facts of their "
+        "evaluations): it compares only between jobs that were asked the same"
+        for name in sweep.unequal
+    ]
+    found += [
         f"warning: {' and '.join(job.run.name for job in own)} have the same options and seed; "
         "the seed counts once, with their mean"
         for group in sweep.groups

@@ -44,7 +44,12 @@ def tell_apart(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[dict[str, str
             {key: _value(run, config, own, key) for key in asked}
             for run, config, own in zip(runs, configs, told, strict=True)
         ]
-        keys = tuple(key for key in asked if len({one[key] for one in options}) > 1)
+        begun = [bool(run.stages) for run in runs]
+        keys = tuple(
+            key
+            for key in asked
+            if len(_known([one[key] for one in options], begun, key in named)) > 1
+        )
         swept = [{key: one[key] for key in keys} for one in options]
         more = _untold(runs, configs, swept)
         keys = (*keys, *more)
@@ -56,6 +61,16 @@ def tell_apart(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[dict[str, str
         if any("seed" in one for one in swept):
             keys = ("seed",)
     return keys, swept
+
+
+def _known(values: Sequence[str], begun: Sequence[bool], is_swept: bool) -> set[str]:
+    """Different values of an option. A run of which it is not known what it was told has its
+    configuration, where the difference shows if there is one."""
+    return {
+        value
+        for value, has_config in zip(values, begun, strict=True)
+        if is_swept or not has_config or value != UNKNOWN
+    }
 
 
 def _told(run: Run) -> dict[str, str]:
@@ -83,6 +98,8 @@ def _value(run: Run, config: Mapping[str, Any], told: Mapping[str, str], key: st
         return shown(config, key)
     if key in told:
         return told[key]
+    if not run.job:
+        return UNKNOWN
     choices = run.job.get("choices") or {}
     if key in choices:
         return str(choices[key]) if choices[key] is not None else "null"

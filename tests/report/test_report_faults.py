@@ -66,6 +66,18 @@ def test_a_default_that_was_changed_between_launches_is_no_seed(tmp_path: Path) 
     assert sorted(len(group.jobs) for group in found.groups) == [1, 2]
 
 
+def test_a_job_of_which_is_not_known_what_it_was_told_has_its_configuration(
+    tmp_path: Path,
+) -> None:
+    """One was started without -m, and left no job.json: its directory names what is varied."""
+    for seed in (1, 2, 3):
+        job = write_job(tmp_path, ["model=tiny", f"seed={seed}"], 1.0)
+        tell(job, "experiment=small", "model=tiny", f"seed={seed}")
+    (job / "job.json").unlink()
+    found = read_sweep(tmp_path)
+    assert found.keys == ("seed",) and [len(group.jobs) for group in found.groups] == [3]
+
+
 @pytest.mark.parametrize(("content", "sizes"), [("same", [2]), ("other", [1, 1])])
 def test_data_that_was_moved_between_launches_is_the_same_by_its_content(
     tmp_path: Path, content: str, sizes: list[int]

@@ -234,6 +234,27 @@ def test_evaluations_of_jobs_are_measures_with_intervals(sweep: Path) -> None:
     own = group.estimates()["eval bbh (orca)"]
     assert (own.n, own.mean) == (3, pytest.approx(0.3))
     assert "30.0 % [5.2 %, 54.8 %]" in sweep_text(found)
+    assert "same questions or protocol" not in sweep_text(found)
+
+
+@pytest.mark.parametrize("differing", ["protocol", "items"])
+def test_evaluations_that_asked_otherwise_are_told_apart(sweep: Path, differing: str) -> None:
+    """The name of the protocol is the same with another limit of tokens, or another slice."""
+    from test_report_run import evaluation
+
+    for seed, limit in ((1, 96), (2, 192)):
+        file = sweep / f"optimizer.lr=0.1,seed={seed}" / "paper" / "report.json"
+        evaluation(file.parent, f"seed {seed}", 0.2)
+        report = json.loads(file.read_text())
+        tokens = limit if differing == "protocol" else 96
+        report["facts"] = {"protocol": {"max_new_tokens": tokens}, "model": {"weights": seed}}
+        report["about"] = {
+            "asked": f"{limit} items" if differing == "items" else "all",
+            "date": limit,
+        }
+        file.write_text(json.dumps(report))
+    text = sweep_text(read_sweep(sweep))
+    assert "warning: eval bbh (orca) is not of the same questions or protocol" in text
 
 
 def test_runs_of_other_names_compare_by_their_configurations(tmp_path: Path) -> None:
