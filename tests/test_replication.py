@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,22 @@ def test_the_interval_over_seeds_is_welchs() -> None:
     assert found.value == pytest.approx(5.233333, abs=1e-5)
     same = over_seeds(np.array([1.0, 1.0]), np.array([2.0, 2.0]))
     assert (same.low, same.value, same.high) == (-1.0, -1.0, -1.0)
+
+
+@pytest.mark.parametrize("spreads", [(5.6, 5.6), (5.3, 0.8)])
+def test_arms_that_do_not_differ_are_seldom_told_apart(spreads: tuple[float, float]) -> None:
+    """Seeds as far apart as the study's, items with its standard error of 2.05 points."""
+    rng, error, studies = np.random.default_rng(0), 2.05, 500
+    by_items = decided = 0
+    for _ in range(studies):
+        first, second = (rng.normal(0, spread, 3) for spread in spreads)
+        first += rng.normal(0, error)  # which questions were asked
+        difference = float(first.mean() - second.mean())
+        p_value = math.erfc(abs(difference) / error / math.sqrt(2))
+        items = Interval(difference, difference - 1.96 * error, difference + 1.96 * error)
+        by_items += p_value < 0.05
+        decided += verdict(items, p_value, over_seeds(first, second)) != "cannot tell"
+    assert by_items > 0.2 * studies and decided < 0.09 * studies
 
 
 def answered(right: dict[str, list[list[bool]]]) -> dict[str, list]:
