@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,8 @@ class Sweep:
     """Several runs to compare.
 
     Attributes:
-        jobs: lowest held-out loss first, those that have not finished last.
+        jobs: lowest held-out loss first, those that have not finished last; by name where losses
+            are of several held-out sets.
         keys: options of the command line whose values differ, ``seed`` among them. Of runs that
             are no jobs of one sweep ``seed`` at most; their configurations say what else differs.
     """
@@ -134,7 +135,7 @@ class Sweep:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Lowest mean held-out loss first; groups without one last."""
+        """Lowest mean held-out loss first, groups without one last; else by label, as jobs."""
         found: dict[tuple[tuple[str, str], ...], list[Job]] = {}
         for job in self.jobs:
             found.setdefault(job.group, []).append(job)
@@ -142,6 +143,8 @@ class Sweep:
             Group(self._label(key, own), tuple(sorted(own, key=lambda job: job.run.name)))
             for key, own in found.items()
         ]
+        if self.held_out_sets > 1:
+            return sorted(groups, key=lambda group: group.label)
         return sorted(groups, key=_first)
 
     @property
@@ -213,7 +216,10 @@ def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
     known of all, by their configurations."""
     keys, options = tell_apart(runs)
     jobs = tuple(_job(run, own) for run, own in zip(runs, options, strict=True))
-    return Sweep(path, name, tuple(sorted(jobs, key=_loss)), keys)
+    sweep = Sweep(path, name, tuple(sorted(jobs, key=lambda job: job.run.name)), keys)
+    if sweep.held_out_sets > 1:
+        return sweep
+    return replace(sweep, jobs=tuple(sorted(jobs, key=_loss)))
 
 
 def _job(run: Run, options: Mapping[str, str]) -> Job:

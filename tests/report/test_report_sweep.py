@@ -217,6 +217,9 @@ def test_losses_of_other_held_out_sets_are_not_ranked(sweep: Path) -> None:
     job.write_text(job.read_text().replace('"same"', '"other"'))
     text, page = told()
     assert "2 different held-out sets" in text and "lowest held-out loss" not in page
+    losses = [job.last and job.last.measures["held_out_loss"] for job in read_sweep(sweep).jobs]
+    assert losses == [1.0, 2.0, 3.0, 1.5, None], "by name"
+    assert [group.label[-1] for group in read_sweep(sweep).groups] == ["1", "2"]
     for number, card in enumerate(sorted(sweep.glob(f"*/{STAGE}/data_card.json"))):
         facts = {"held out": 0.1, "data": str(min(number, 1))}
         card.write_text(json.dumps(json.loads(card.read_text()) | {"facts": facts}))
