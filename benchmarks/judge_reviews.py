@@ -8,7 +8,6 @@ DIR holds vicuna/2023_eval of FastChat; the first model of a review is the refer
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

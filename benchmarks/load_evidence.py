@@ -72,7 +72,7 @@ class Evidence:
         cls, queries: Path, out: Path, logs: Mapping[str, Path], faults: float, seed: int
     ) -> Evidence:
         """Of a collection into ``out``; the servers had this share of faults and this seed."""
-        asked = {}
+        asked: dict[str, Asked] = {}
         for batch in read_requests(queries):
             asked.update(_asked(request, faults, seed) for request in batch)
         keys = {one.id: key for key, one in asked.items()}

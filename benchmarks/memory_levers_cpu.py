@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from train_step_cpu import SMOLLM2, TEMPLATE, cpu_name
 
 from orca.config import PACKAGE_DIR
-from orca.stream import Encoder, MicroBatch, Pack, collate
+from orca.stream import Encoder, Example, MicroBatch, Pack, collate
 from orca.traces import TraceSource
 from orca.training import AdamW, AdamW8bit, Levers, Lora, Student, implementation, prepare_model
 
@@ -44,7 +44,9 @@ class KeptBytes(TorchDispatchMode):
         super().__init__()
         self.seen: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         output = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
@@ -145,7 +147,8 @@ def packs(tokenizer: Any, number: int) -> list[MicroBatch]:
     """Packs of four sample traces."""
     source = TraceSource("stage1_train.jsonl", "trace", str(PACKAGE_DIR / "sample" / "data"))
     examples = Encoder(tokenizer, TEMPLATE, 1024).encode([source[i] for i in range(4 * number)])
-    return [collate([Pack(examples[4 * i : 4 * i + 4])]) for i in range(number)]
+    short = [one for one in examples if isinstance(one, Example)]  # all of them
+    return [collate([Pack(short[4 * i : 4 * i + 4])]) for i in range(number)]
 
 
 def table(cases: list[Case], arguments: argparse.Namespace) -> str:

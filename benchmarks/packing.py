@@ -16,6 +16,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from train_step_cpu import SMOLLM2, TEMPLATE, cpu_name
@@ -35,6 +36,8 @@ from orca.traces import TraceSource
 
 CAPACITY = 2048
 REPEATS = 5
+
+Packer = Callable[[list[Example], int], list[Pack]]
 
 
 def windowed(examples: list[Example], window: int) -> list[Pack]:
@@ -60,7 +63,7 @@ def next_fit(examples: list[Example], _: int) -> list[Pack]:
     return packs
 
 
-def measure(examples: list[Example], packer, window: int) -> tuple[float, int, int, float]:
+def measure(examples: list[Example], packer: Packer, window: int) -> tuple[float, int, int, float]:
     """Fill, displacement median and maximum, examples per second (median of repeats)."""
     seconds = []
     for _ in range(REPEATS):
@@ -115,7 +118,7 @@ def main() -> None:
         "| packer | fill | places moved, median | most | examples/s |",
         "| --- | --- | --- | --- | --- |",
     ]
-    cases = [("next-fit", next_fit, 1)]
+    cases: list[tuple[str, Packer, int]] = [("next-fit", next_fit, 1)]
     cases += [(f"windows of {w}", windowed, w) for w in (64, 256, 1000, len(examples))]
     for name, packer, window in cases:
         fill, median, most, speed = measure(examples, packer, window)

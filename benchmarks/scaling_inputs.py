@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from orca.stream import Encoder, Shuffle, balance
 from orca.stream.encode import Example
 from orca.stream.packing import Pack, pack_window
-from orca.traces import Template, Trace
+from orca.traces import Template, Trace, TraceSource
 from orca.training import Pretrained
 
 CAPACITY = 2048
@@ -31,8 +32,11 @@ PAPER_EXAMPLES_PER_PACK = 2.7
 TEMPLATE = Template("orca", "### System:\n{}\n\n", "### Human:\n{}\n\n", "### Assistant:\n")
 
 
-class FiveMillionRows:
+class FiveMillionRows(TraceSource):
     """As much of a source as an order needs."""
+
+    def __init__(self) -> None:
+        pass
 
     def __len__(self) -> int:
         return 5_000_000
@@ -111,7 +115,7 @@ def main() -> None:
     print(f"encoder: {lengths.sum() / seconds:,.0f} tokens/s in one process")
     for packs, ranks in ((64, 64), (256, 256), (1024, 1024), (4096, 1024)):
         costs = np.random.default_rng(0).uniform(1900, 2400, packs).tolist()
-        seconds = median_seconds(lambda c=costs, r=ranks: balance(c, r, len(c) // r))
+        seconds = median_seconds(partial(balance, costs, ranks, packs // ranks))
         print(f"balance {packs} packs over {ranks} ranks: {seconds * 1000:.1f} ms a step")
     seconds = median_seconds(lambda: Shuffle().order(FiveMillionRows(), 17, 0), 3)
     print(f"order of 5,000,000 rows: {seconds:.1f} s an epoch")

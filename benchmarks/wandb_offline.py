@@ -104,7 +104,7 @@ def records(file: Path) -> Iterator[Any]:
         place += 7 + length
         record = data if kind in (1, 2) else record + data
         if kind in (1, 4):
-            yield wandb_internal_pb2.Record.FromString(record)
+            yield wandb_internal_pb2.Record.FromString(record)  # type: ignore[attr-defined]
 
 
 def _read(file: Path) -> OfflineRun:
