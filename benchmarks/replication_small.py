@@ -4,6 +4,8 @@
     python benchmarks/replication_small.py ask        # each model once, by evaluate.py; goes on
     python benchmarks/replication_small.py compare    # tables and a figure, from what was asked
 
+`compare benchmarks/results/replication_small` compares what was published.
+
 Held-out questions of the sample are answered greedily, all 240; GSM8K, BBH and AGIEval by the
 paper's protocol (temperature 0.7), a fixed part of each task: no system message, as all benchmarks
 of the paper. What decides a claim is in benchmarks/replication_claims.py.
@@ -13,23 +15,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import replication_answers
 from replication_claims import CLAIMS, Arms, accuracies, claims_table
 
-from orca.errors import UserError
-from orca.evaluation import Item, Sample, read_samples
-from orca.evaluation.records import read_facts
+from orca.evaluation import Item, Sample
 from orca.evaluation.scores import TaskGrades, grade, score
 from orca.evaluation.table import Cell, Table
 from orca.report import read_run
-from orca.training.export import HANDOFF_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "replication_small"
@@ -59,48 +57,20 @@ def models() -> dict[tuple[str, int], Path]:
 
 
 def ask() -> None:
-    """Ask every finished model, and the one before training, what it has not been asked yet."""
-    jobs = [(f"{arm}, seed {seed}", path) for (arm, seed), path in models().items()]
-    for name, model in [(BASE, None), *jobs]:
-        for kind, options in QUESTIONS.items():
-            out = RUNS / "before" / kind if model is None else model.parents[1] / kind
+    """Ask every finished model, and the one before training, what it has not been asked yet, and
+    keep what their answers are worth beside the runs."""
+    for (arm, seed), model in {(BASE, 1): None, **models()}.items():
+        run = None if model is None else model.parents[1]
+        evaluations = [(run or RUNS / "before") / kind for kind in QUESTIONS]
+        for out, options in zip(evaluations, QUESTIONS.values(), strict=True):
             if (out / "report.json").exists():
                 continue
-            print(f"{name}: {kind}", flush=True)
+            name = f"{arm}, seed {seed}"
+            print(f"{name}: {out.name}", flush=True)
             command = [sys.executable, str(ROOT / "evaluate.py"), f"name={name!r}"]
             command += [f"model={str(model or 'smollm2_135m')!r}", f"out={str(out)!r}", *options]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def samples_of_arms() -> dict[str, list[Sample]]:
-    """Answers by arm; an arm's seeds are its draws.
-
-    Raises:
-        UserError: a model that was trained again since, or questions other than those to others.
-    """
-    found: dict[str, list[Sample]] = defaultdict(list)
-    asked: dict[str, dict[str, Any]] = {}
-    for (arm, seed), model in {(BASE, 1): None, **models()}.items():
-        for kind in QUESTIONS:
-            directory = (RUNS / "before" if model is None else model.parents[1]) / kind
-            if not (directory / "report.json").exists():
-                continue
-            facts = read_facts(directory)
-            weights = facts.pop("model")["weights"]
-            facts.pop("trained by", None)
-            if asked.setdefault(kind, facts) != facts:
-                raise UserError(f"{directory} was asked by {facts}, others by {asked[kind]}")
-            if model and not _weights(model).startswith(weights):
-                raise UserError(f"{directory} has answers of other weights than {model}: ask again")
-            found[arm] += [
-                dataclasses.replace(one, draw=seed - 1) for one in read_samples(directory)
-            ]
-    return found
-
-
-def _weights(model: Path) -> str:
-    """Their sha256."""
-    return str(json.loads((model / HANDOFF_FILE).read_text())["weights"])
+        replication_answers.keep(RUNS, f"{arm} {seed}", evaluations, run)
 
 
 def grades(samples: list[Sample]) -> dict[str, list[TaskGrades]]:
@@ -130,7 +100,7 @@ def graded_arms(answers: Mapping[str, list[Sample]]) -> Arms:
     return {name: found[name] for name in dict.fromkeys(order) if name in found}
 
 
-def tables(arms: Arms) -> list[Table]:
+def tables(arms: Arms, chance: Mapping[str, float]) -> list[Table]:
     benchmarks = list(next(iter(arms.values())))
     rows: list[tuple[Cell, ...]] = []
     for name, own in arms.items():
@@ -141,19 +111,12 @@ def tables(arms: Arms) -> list[Table]:
                     else f"{100 * average.spread:.1f}"]  # fmt: skip
         rows.append((*row, max(len(g.correct[0]) for g in own[benchmarks[0]])))
     head = ("arm", *(h for b in benchmarks for h in (b, "± seeds")), "seeds")
-    chance = guesses()
-    rows.append(("a guess", *(c for b in benchmarks for c in (chance.get(b), None)), None))
+    guesses = (f"{100 * chance[b]:.1f}" if b in chance else None for b in benchmarks)
+    rows.append(("a guess", *(cell for guess in guesses for cell in (guess, None)), None))
     return [
         Table("Accuracy by arm, % (mean over seeds and tasks)", head, tuple(rows)),
         *(claims_table(arms, benchmark) for benchmark in benchmarks),
     ]
-
-
-def guesses() -> dict[str, float]:
-    """What a guess among the options is worth, per cent, by benchmark with options."""
-    report = json.loads((RUNS / "before" / "paper" / "report.json").read_text())
-    averages = {name: next(iter(own.values()))[-1] for name, own in report["scores"].items()}
-    return {name: round(100 * averages[name]["chance"], 1) for name in MULTIPLE_CHOICE}
 
 
 def cut_table(answers: Mapping[str, list[Sample]]) -> Table:
@@ -169,7 +132,7 @@ def cut_table(answers: Mapping[str, list[Sample]]) -> Table:
     return Table("Answers cut at the limit of tokens, %", ("arm", *benchmarks), tuple(rows))
 
 
-def figure(arms: Arms, path: Path) -> None:
+def figure(arms: Arms, chance: Mapping[str, float], path: Path) -> None:
     """Every arm's accuracy with its interval and its seeds, one panel a benchmark.
 
     Dotted the model before training, dashed a guess.
@@ -179,7 +142,7 @@ def figure(arms: Arms, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    benchmarks, chance = [b for b in next(iter(arms.values())) if b in TITLES], guesses()
+    benchmarks = [b for b in next(iter(arms.values())) if b in TITLES]
     picture, panels = pyplot.subplots(
         1, len(benchmarks), figsize=(3.2 * len(benchmarks), 0.34 * len(arms) + 1.4), sharey=True
     )
@@ -195,7 +158,7 @@ def figure(arms: Arms, path: Path) -> None:
                 panel.axvline(value.value, color=colour, linestyle=":", linewidth=1)
         items = sum(len(one.ids) for one in next(iter(arms.values()))[benchmark])
         if benchmark in chance:
-            panel.axvline(chance[benchmark], color="#b04a3a", linestyle="--", linewidth=1)
+            panel.axvline(100 * chance[benchmark], color="#b04a3a", linestyle="--", linewidth=1)
         panel.set_title(f"{TITLES[benchmark]} ({items} questions)", fontsize=10)
         panel.set_xlabel("accuracy, %")
         panel.spines[["top", "right"]].set_visible(False)
@@ -210,18 +173,24 @@ def figure(arms: Arms, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("do", choices=("ask", "compare"))
-    if parser.parse_args().do == "ask":
+    parser.add_argument("directory", type=Path, nargs="?", default=RUNS, help="what to compare")
+    arguments = parser.parse_args()
+    if arguments.do == "ask":
         ask()
-        return
-    answers = samples_of_arms()
+    else:
+        print_comparison(arguments.directory)
+
+
+def print_comparison(directory: Path) -> None:
+    """Tables of what is kept in ``directory``, and the figure beside it."""
+    answers, chance = replication_answers.read(directory), replication_answers.chances(directory)
     arms = graded_arms(answers)
-    for table in (*tables(arms), cut_table({name: answers[name] for name in arms})):
+    for table in (*tables(arms, chance), cut_table({name: answers[name] for name in arms})):
         print(table.markdown(), end="\n\n")
-    results = [json.loads(file.read_text()) for file in sorted(RUNS.glob("*/*/results.json"))]
-    seconds = sum(one["seconds"] for one in results)
-    print(f"{len(results)} stages trained in {seconds / 60:.0f} minutes")
-    figure(arms, RUNS / "arms.png")
-    print(RUNS / "arms.png")
+    trained, minutes = replication_answers.training_minutes(directory)
+    print(f"{trained} models trained in {minutes:.0f} minutes")
+    figure(arms, chance, directory / "arms.png")
+    print(directory / "arms.png")
 
 
 if __name__ == "__main__":

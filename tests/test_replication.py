@@ -8,12 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import replication_small
+import replication_answers
+from conftest import compose_config
+from omegaconf import OmegaConf
 from replication_claims import CLAIMS, accuracies, claims_table, holm, over_seeds, verdict
-from replication_small import BASE, grades, samples_of_arms
+from replication_small import BASE, grades
 
 from orca.errors import UserError
-from orca.evaluation import Sample
+from orca.evaluation import (
+    Item,
+    Protocol,
+    Records,
+    Sample,
+    build_results,
+    read_samples,
+    save_results,
+)
 from orca.evaluation.comparison import compare
 from orca.evaluation.statistics import Interval
 
@@ -122,28 +132,85 @@ def test_a_claim_waits_until_all_seeds_of_both_arms_have_been_asked(seeds: list)
     assert rows["progressive − mixed"][-1] == "not asked yet"
 
 
+@pytest.fixture
+def asked(tmp_path: Path) -> tuple[Path, Path, list[Path]]:
+    """Where answers are kept, a run, and its evaluation as train.py and evaluate.py leave them."""
+    run, evaluation = tmp_path / "arm=mixed,seed=2", tmp_path / "held_out"
+    stage = run / "flan5m_chatgpt"
+    stage.mkdir(parents=True)
+    config = compose_config("model=tiny", run_dir=run)
+    (stage / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    results = {
+        "stage": stage.name, "held_out_loss": {"before": 2.0, "after": 1.0}, "steps": 4,
+        "exact_answer": None, "tokens_per_second": 9.0,
+        "target_tokens": 50, "seconds": 90.0, "handoff": {"weights": "abcdef"},
+    }  # fmt: skip
+    (stage / "results.json").write_text(json.dumps(results))
+    machine = {"device": "cpu", "software": "torch", "commit": "c0ffee"}
+    (stage / "machine.json").write_text(json.dumps(machine))
+    items = [Item(f"held_out/sums/{i}", "held_out", "sums", "2+2?", gold=("4",)) for i in range(3)]
+    protocol = Protocol("greedy", temperature=0.0, max_new_tokens=192)
+    facts = {"model": {"model": "hf", "weights": "abcd"}, "protocol": {"max_new_tokens": 192}}
+    records = Records(evaluation, facts)
+    for item, first, stated, reason in zip(
+        items, ("4", "5", ""), ("4", "4", ""), ("stop", "length", "failed"), strict=True
+    ):
+        records.add(
+            Sample(
+                item=item.id, benchmark="held_out", task="sums", draw=0, seed=0, system_message=1,
+                prompt=item.prompt, text="the text", finish_reason=reason, gold=item.gold,
+                first_capital=first, stated=stated,
+            )
+        )  # fmt: skip
+    records.write()
+    records.close()
+    samples = records.read()
+    results = build_results("mixed 2", facts, protocol, {"held_out": items}, samples, [])
+    save_results(results, evaluation)
+    return tmp_path / "kept", run, [evaluation]
+
+
+def test_kept_answers_are_worth_what_the_answers_were(
+    asked: tuple[Path, Path, list[Path]],
+) -> None:
+    kept, run, (evaluation,) = asked
+    replication_answers.keep(kept, "mixed 2", [evaluation], run)
+    replication_answers.keep(kept, f"{BASE} 1", [evaluation], None)
+    arms = replication_answers.read(kept)
+    assert list(arms) == [BASE, "mixed"]
+    (own,), (given,) = (
+        grades(samples)["held_out"] for samples in (arms["mixed"], read_samples(evaluation))
+    )
+    assert own.ids == given.ids and own.failed == given.failed == 1
+    for name in ("correct", "stated", "unparsed", "unstated"):
+        before, after = getattr(given, name), getattr(own, name)
+        assert np.isnan(after[:, 0]).all(), "seed 1 has not been asked"
+        np.testing.assert_array_equal(after[:, 1:], before)
+    assert [one.finish_reason for one in arms["mixed"]] == ["stop", "length", "failed"]
+    assert replication_answers.training_minutes(kept) == (1, 1.5)
+    assert "2+2" not in (text := (kept / "answers.csv").read_text()) and "the text" not in text
+
+
 def test_answers_of_other_weights_or_to_other_questions_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: tuple[Path, Path, list[Path]],
 ) -> None:
     """A model that was trained again keeps the answers of the one before."""
-    model = tmp_path / "arm=mixed,seed=1" / "flan5m_chatgpt" / "hf"
-    model.mkdir(parents=True)
-    (model / "orca.json").write_text(json.dumps({"weights": "abcdef"}))
-    monkeypatch.setattr(replication_small, "RUNS", tmp_path)
-    monkeypatch.setattr(replication_small, "models", lambda: {("mixed", 1): model})
-    places = {"before/held_out": "base", "arm=mixed,seed=1/held_out": "abcd"}
-    for place, weights in places.items():
-        (tmp_path / place).mkdir(parents=True)
-        facts = {"model": {"weights": weights}, "protocol": {"max_new_tokens": 192}}
-        (tmp_path / place / "facts.json").write_text(json.dumps(facts))
-        (tmp_path / place / "report.json").write_text("{}")
-    monkeypatch.setattr(replication_small, "read_samples", lambda _: [])
-    assert samples_of_arms() == {BASE: [], "mixed": []}
-    facts_file = tmp_path / "arm=mixed,seed=1" / "held_out" / "facts.json"
-    text = facts_file.read_text()
-    facts_file.write_text(text.replace("abcd", "1234"))
+    kept, run, (evaluation,) = asked
+    replication_answers.keep(kept, "mixed 2", [evaluation], run)
+    before = {file.name: file.read_text() for file in kept.iterdir()}
+    report = evaluation / "report.json"
+    text = report.read_text()
+    report.write_text(text.replace("192", "96"))
+    with pytest.raises(UserError, match="was asked"):
+        replication_answers.keep(kept, "mixed 2", [evaluation], run)
+    report.write_text(text)
+    results = run / "flan5m_chatgpt" / "results.json"
+    results.write_text(results.read_text().replace("abcdef", "123456"))
     with pytest.raises(UserError, match="answers of other weights"):
-        samples_of_arms()
-    facts_file.write_text(text.replace("192", "96"))
-    with pytest.raises(UserError, match="was asked by"):
-        samples_of_arms()
+        replication_answers.keep(kept, "mixed 2", [evaluation], run)
+    assert {file.name: file.read_text() for file in kept.iterdir()} == before, "nothing is lost"
+
+
+def test_nothing_asked_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ask"):
+        replication_answers.read(tmp_path)
