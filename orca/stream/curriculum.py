@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from orca.errors import UserError
-from orca.traces import BAD, TraceSource
+from orca.traces import Trace, TraceSource
 
 GROUPS = ("task", "sub_collection", "teacher", "system_message")
 """Fields of a trace that many traces share."""
@@ -82,20 +82,21 @@ class ByDifficulty:
         self.descending, self.within = descending, within
 
     def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
-        values = source.values("difficulty")
         # A bad row goes last; whether it stops the run is data.on_bad_row's matter.
-        numbers = [np.inf if v is BAD else np.nan if v is None else float(str(v)) for v in values]
+        values, groups = zip(*source.values(self._place, bad=(np.inf, "")), strict=True)
+        numbers = np.array(values)
         missing = np.flatnonzero(np.isnan(numbers))
         if len(missing):
             raise UserError(
                 f"curriculum=difficulty needs a number in the field 'difficulty' of every trace; "
                 f"{len(missing)} of {len(values)} have none, first {source.locate(int(missing[0]))}"
             )
-        key = np.array(numbers)
-        if self.within is not None:
-            groups = [str(value) for value in source.values(self.within)]
-            key = _shares(key, np.unique(groups, return_inverse=True)[1])
-        return _by_key(key, seed, epoch, self.descending)
+        return _by_key(_shares(numbers, groups), seed, epoch, self.descending)
+
+    def _place(self, trace: Trace) -> tuple[float, str]:
+        """Difficulty, and among which."""
+        group = getattr(trace, self.within) if self.within else ""
+        return np.nan if trace.difficulty is None else trace.difficulty, group
 
     def describe(self) -> str:
         within = f" within {self.within}" if self.within else ""
@@ -116,8 +117,8 @@ class BySubCollection:
         self.sub_collections = None if sub_collections is None else list(sub_collections)
 
     def order(self, source: TraceSource, seed: int, epoch: int) -> np.ndarray:
-        values = source.values("sub_collection")
-        found = sorted({str(value) for value in values if value is not BAD})
+        values = source.values(lambda trace: trace.sub_collection, bad=None)
+        found = sorted({value for value in values if value is not None})
         wanted = found if self.sub_collections is None else self.sub_collections
         rank = {name: place for place, name in enumerate(wanted)}
         unknown = sorted(set(found) - set(rank))
@@ -126,7 +127,7 @@ class BySubCollection:
                 f"the data has sub-collections {unknown}, which are not in "
                 f"curriculum.sub_collections={self.sub_collections}"
             )
-        ranks = [rank.get(str(value), len(rank)) for value in values]
+        ranks = [len(rank) if value is None else rank[value] for value in values]
         return _by_key(np.array(ranks, dtype=np.float64), seed, epoch, descending=False)
 
     def describe(self) -> str:
@@ -149,16 +150,17 @@ def _splitmix(value: np.ndarray | np.uint64) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _shares(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _shares(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     """For each value the share of its group's that are less, equal ones counting half; infinite
     ones stay."""
-    shares = np.empty(len(values))
-    for group in np.unique(groups):
-        own = values[groups == group]
+    shares, numbers = values.copy(), np.unique(groups, return_inverse=True)[1]
+    for number in np.unique(numbers):
+        places = np.flatnonzero((numbers == number) & np.isfinite(values))
+        own = values[places]
         ordered = np.sort(own)
         below, upto = (np.searchsorted(ordered, own, side) for side in ("left", "right"))
-        shares[groups == group] = (below + upto) / (2 * len(own))
-    return np.where(np.isinf(values), values, shares)
+        shares[places] = (below + upto) / (2 * len(own))
+    return shares
 
 
 def _by_key(key: np.ndarray, seed: int, epoch: int, descending: bool) -> np.ndarray:

@@ -22,7 +22,7 @@ from orca.stream.packing import Pack
 from orca.stream.stream import PackStream, StreamPack, StreamState
 from orca.stream.validation import ValidationLoader, pack_by_group
 from orca.stream.windows import ON_BAD_ROW_HINT, HeldOut, query_hash
-from orca.traces import BAD, BadRow, Files, Shown, Template, Trace, TraceSource
+from orca.traces import BadRow, Files, Shown, Template, Trace, TraceSource
 
 AUDITED_PACKS = 32
 
@@ -242,8 +242,10 @@ class TraceDataModule(L.LightningDataModule):
     @cached_property
     def _held_out_queries(self) -> frozenset[bytes]:
         # A query of the validation file that also stands in the training data is not trained on.
-        values = self.held_out.values("query") if self.held_out else []
-        return frozenset(query_hash(str(query)) for query in values if query is not BAD)
+        if self.held_out is None:
+            return frozenset()
+        hashes = self.held_out.values(lambda trace: query_hash(trace.query), bad=None)
+        return frozenset(one for one in hashes if one is not None)
 
     def _find_held_out(self) -> Iterator[Trace]:
         if self.held_out is None and not self.held_out_fraction:

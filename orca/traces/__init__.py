@@ -1,7 +1,7 @@
 """What a trace is, and how files become traces and traces become text."""
 
 from orca.traces.formats import READERS, RowOrigin
-from orca.traces.source import BAD, Files, Shown, TraceSource
+from orca.traces.source import Files, Shown, TraceSource
 from orca.traces.system_messages import (
     MULTIPLE_CHOICE_ONLY,
     NUMBERED_MESSAGES,
@@ -13,7 +13,6 @@ from orca.traces.template import Rendered, Template, begins_with_bos, plain_text
 from orca.traces.trace import BadRow, Trace
 
 __all__ = [
-    "BAD",
     "MULTIPLE_CHOICE_ONLY",
     "NUMBERED_MESSAGES",
     "ORCA2_MESSAGE",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from orca.traces.formats import READERS, RowOrigin
 from orca.traces.rows import Rows
 from orca.traces.trace import BadRow, Trace
 
-BAD = object()
-"""Stands for the values of a row that is no trace."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,18 +151,16 @@ class TraceSource:
         than the rows have, of what is shown (a full pass)."""
         if all(shown.as_written for _, shown in self._rows):
             return np.concatenate([rows.sizes() for rows, _ in self._rows])
-        texts = zip(*map(self.values, ("system_message", "query", "response")), strict=True)
-        sizes = [sum(len(str(text).encode()) for text in own if text is not BAD) for own in texts]
-        return np.array(sizes, dtype=np.int64)
+        return np.array(self.values(_size, bad=0), dtype=np.int64)
 
-    def values(self, field: str) -> list[object]:
-        """``field`` of every trace (a full pass); :data:`BAD` where the row is no trace."""
-        found: list[object] = []
+    def values(self, of: Callable[[Trace], T], bad: T) -> list[T]:
+        """``of(trace)`` for every trace (a full pass); ``bad`` where the row is no trace."""
+        found: list[T] = []
         for number in range(len(self)):
             try:
-                found.append(getattr(self[number], field))
+                found.append(of(self[number]))
             except BadRow:
-                found.append(BAD)
+                found.append(bad)
         return found
 
     @cached_property
@@ -196,6 +193,11 @@ class TraceSource:
             raise IndexError(number)
         file = int(np.searchsorted(self._first, number, side="right")) - 1
         return *self._rows[file], int(number - self._first[file])
+
+
+def _size(trace: Trace) -> int:
+    """Bytes of its text."""
+    return sum(len(text.encode()) for text in (trace.system_message, trace.query, trace.response))
 
 
 def _file_set(given: str | Mapping[str, Any], default: Shown) -> _FileSet:
