@@ -98,12 +98,10 @@ def _value(run: Run, config: Mapping[str, Any], told: Mapping[str, str], key: st
         return shown(config, key)
     if key in told:
         return told[key]
-    if not run.job:
-        return UNKNOWN
     choices = run.job.get("choices") or {}
     if key in choices:
         return str(choices[key]) if choices[key] is not None else "null"
-    return shown(config, key) if run.stages else UNKNOWN
+    return shown(config, key) if run.job else UNKNOWN
 
 
 def _untold(

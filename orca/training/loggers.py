@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from orca.paths import replacing
 
 METRICS_FILE = "metrics.csv"
+HEAD = ("step", "name", "value")
 
 
 class MetricsCsv(Logger):
@@ -41,7 +42,7 @@ class MetricsCsv(Logger):
         with self.file.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if is_new:
-                writer.writerow(("step", "name", "value"))
+                writer.writerow(HEAD)
             for name, value in metrics.items():
                 if name != "epoch":  # Lightning's own; a run is one pass of its fit loop
                     writer.writerow((step, name, repr(float(value))))
@@ -60,7 +61,7 @@ class MetricsCsv(Logger):
             replacing(self.file) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            csv.writer(file).writerows([("step", "name", "value"), *rows])
+            csv.writer(file).writerows([HEAD, *rows])
 
 
 def log_step(module: L.LightningModule, metrics: Mapping[str, Any]) -> None:
@@ -77,10 +78,16 @@ def log_step(module: L.LightningModule, metrics: Mapping[str, Any]) -> None:
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
-    """Rows of a metrics file; a last line cut off by a kill is left out."""
+    """Rows of a metrics file; a last line cut off by a kill is left out.
+
+    Raises:
+        ValueError: another line is no metric.
+    """
     rows = []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-    whole = [line for line in lines if line.endswith("\n")]
-    for step, name, value in csv.reader(whole):
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = csv.reader(line for line in lines if line.endswith("\n"))
+    if (head := next(whole, None)) not in (None, list(HEAD)):
+        raise ValueError(f"the first is {head}, not {','.join(HEAD)}")
+    for step, name, value in whole:
         rows.append((int(step), name, float(value)))
     return rows

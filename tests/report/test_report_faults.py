@@ -188,14 +188,15 @@ def test_stages_in_any_order_are_a_finished_run_that_ends_with_the_last(tmp_path
 @pytest.mark.parametrize(
     "name", ["config.yaml", "metrics.csv", "results.json", "data_card.json", "samples.jsonl"]
 )
-@pytest.mark.parametrize("text", ["{\n", "[1]\n", '{"seed": 1}\n', "1,a\n2\n", "\xff\n"])
+@pytest.mark.parametrize("text", ["{\n", "[1]\n", '{"colour": 1}\n', "1,a\n2\n", "\xff\n"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str) -> None:
     job = write_job(tmp_path, ["model=tiny", "seed=1"], 1.0)
     (job / STAGE / name).write_bytes(text.encode("latin-1"))
-    try:
+    if (name, text) == ("config.yaml", '{"colour": 1}\n'):  # as good as any: versions differ
         write_sweep_report(read_sweep(tmp_path))
-    except UserError as error:
-        assert name in str(error)
+        return
+    with pytest.raises(UserError, match=name):
+        write_sweep_report(read_sweep(tmp_path))
 
 
 def test_a_command_says_to_a_shell_what_it_says(tmp_path: Path) -> None:
