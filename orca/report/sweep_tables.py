@@ -83,8 +83,9 @@ def groups_grid(sweep: Sweep, by_stage: bool = False) -> Grid:
             if stage is not None and not found:
                 continue
             row = [*first] if stage is None else [*first, _text(stage)]
-            row.append(_seeds(group, stage))
-            rows.append(row + [estimate_cell(name, found.get(name)) for name in sweep.measures])
+            seeds = _seeds(group, stage)
+            cells = [estimate_cell(name, found.get(name), seeds.value) for name in sweep.measures]
+            rows.append([*row, seeds, *cells])
     names = [NAMES.get(name, name) for name in sweep.measures]
     return Grid((*head, "seeds", *names), rows, frozenset(range(len(head))))
 
@@ -113,8 +114,8 @@ def jobs_grid(sweep: Sweep) -> Grid:
     return Grid(tuple(head), rows, texts)
 
 
-def estimate_cell(measure: str, found: Estimate | None) -> Cell:
-    """Mean and interval."""
+def estimate_cell(measure: str, found: Estimate | None, seeds: object = None) -> Cell:
+    """Mean and interval; of how many seeds, where not of the ``seeds`` that are given."""
     if found is None:
         return Cell(UNKNOWN)
     if not math.isfinite(found.mean):
@@ -122,7 +123,8 @@ def estimate_cell(measure: str, found: Estimate | None) -> Cell:
     if found.low is None or found.high is None:
         return Cell(_form(measure, found.mean), found.mean, "(one seed)")
     bounds = f"[{_form(measure, found.low)}, {_form(measure, found.high)}]"
-    return Cell(_form(measure, found.mean), found.mean, bounds)
+    detail = bounds if seeds in (None, found.n) else f"{bounds} ({found.n} seeds)"
+    return Cell(_form(measure, found.mean), found.mean, detail)
 
 
 def sweep_text(sweep: Sweep) -> str:

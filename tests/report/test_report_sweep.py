@@ -238,6 +238,10 @@ def test_evaluations_of_jobs_are_measures_with_intervals(sweep: Path) -> None:
     assert (own.n, own.mean) == (3, pytest.approx(0.3))
     assert "30.0 % [5.2 %, 54.8 %]" in sweep_text(found)
     assert "same questions or protocol" not in sweep_text(found)
+    assert "seeds)" not in sweep_text(found), "as many as the column of seeds says"
+    for file in (sweep / "optimizer.lr=0.1,seed=3").rglob("report.json"):
+        file.unlink()
+    assert "] (2 seeds)" in sweep_text(read_sweep(sweep))
 
 
 @pytest.mark.parametrize("differing", ["protocol", "items"])
