@@ -103,6 +103,22 @@ def compose_config(*overrides: str, run_dir: Path | str = "runs/test") -> DictCo
     return config
 
 
+def varied_llama(context: int) -> Any:
+    """A small random Llama over bytes whose answers vary."""
+    architecture = {
+        "model_type": "llama",
+        "vocab_size": 264,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": context,
+        "initializer_range": 0.25,
+    }
+    return Pretrained("tiny", "random", 0.0, architecture=architecture).model(seed=1)
+
+
 def rows_of_length(lengths: list[int]) -> list[dict[str, Any]]:
     """Traces whose response has this many characters (tokens, for the byte tokenizer)."""
     return [

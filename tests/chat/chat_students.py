@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conftest import varied_llama
+
 from orca.traces import Template
-from orca.training import Pretrained, byte_tokenizer
+from orca.training import byte_tokenizer
 
 
 def write_student(
@@ -23,18 +25,7 @@ def write_student(
     """
     tokenizer = byte_tokenizer()
     template.prepare(tokenizer)
-    architecture = {
-        "model_type": "llama",
-        "vocab_size": 264,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": context,
-        "initializer_range": 0.25,
-    }
-    model = Pretrained("tiny", "random", 0.0, architecture=architecture).model(seed=1)
+    model = varied_llama(context)
     ends_at = [tokenizer.eos_token_id, *range(70, 76)] if ends else [tokenizer.eos_token_id]
     model.generation_config.eos_token_id = ends_at
     if not ends:  # the end's logit is 0, and among 263 wide ones some are far above

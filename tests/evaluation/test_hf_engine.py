@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CHATML_TEMPLATE, ORCA_TEMPLATE
+from conftest import CHATML_TEMPLATE, ORCA_TEMPLATE, varied_llama
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
@@ -43,18 +43,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama whose answers vary, with a byte tokenizer and a chat template."""
-    architecture = {
-        "model_type": "llama",
-        "vocab_size": 264,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
-        "initializer_range": 0.25,
-    }
-    model = Pretrained("tiny", "random", 0.0, architecture=architecture).model(seed=1)
+    model = varied_llama(CONTEXT)
     model.generation_config.eos_token_id = END_TOKENS
     directory = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(directory)
