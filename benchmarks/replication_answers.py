@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from orca.errors import UserError
 from orca.evaluation import Sample, read_samples
 from orca.evaluation.records import read_facts
@@ -45,6 +47,11 @@ def keep(directory: Path, name: str, evaluations: Sequence[Path], run: Path | No
         UserError: the run has been trained again since, or the others were asked something else.
     """
     directory.mkdir(exist_ok=True)
+    with FileLock(directory / ".lock"):
+        _keep(directory, name, evaluations, run)
+
+
+def _keep(directory: Path, name: str, evaluations: Sequence[Path], run: Path | None) -> None:
     asked, models = (_read_json(directory / file) for file in (ASKED, MODELS))
     answers = _read_answers(directory)
     trained = _training(run) if run else {}

@@ -24,6 +24,7 @@ from pathlib import Path
 import replication_answers
 from replication_claims import CLAIMS, Arms, accuracies, claims_table
 
+from orca.errors import UserError
 from orca.evaluation import Item, Sample
 from orca.evaluation.scores import TaskGrades, grade, score
 from orca.evaluation.table import Cell, Table
@@ -45,32 +46,41 @@ QUESTIONS = {
 """What every model is asked: options of evaluate.py."""
 
 
-def models() -> dict[tuple[str, int], Path]:
-    """Finished models by arm and seed: the last stage's ``hf/``."""
+def models() -> dict[str, Path]:
+    """Finished models, the last stage's ``hf/``, by arm and seed: ``mixed 2``."""
     found = {}
     for job in sorted(RUNS.glob("arm=*,seed=*")):
         run = read_run(job)
         if run.state == "finished":
-            arm, seed = (part.split("=")[1] for part in job.name.split(","))
-            found[arm, int(seed)] = run.stages[-1].path / "hf"
+            name = " ".join(part.split("=")[1] for part in job.name.split(","))
+            found[name] = run.stages[-1].path / "hf"
     return found
 
 
-def ask() -> None:
-    """Ask every finished model, and the one before training, what it has not been asked yet, and
-    keep what their answers are worth beside the runs."""
-    for (arm, seed), model in {(BASE, 1): None, **models()}.items():
+def ask(names: Sequence[str]) -> None:
+    """Ask models what they have not been asked yet, and keep what their answers are worth.
+
+    Args:
+        names: as ``mixed 2``; none: every finished model, and the one before training.
+
+    Raises:
+        UserError: there is no such finished model.
+    """
+    known = {f"{BASE} 1": None, **models()}
+    for name in names or known:
+        if name not in known:
+            raise UserError(f"{name!r} is none of the finished models {', '.join(known)}")
+        model = known[name]
         run = None if model is None else model.parents[1]
         evaluations = [(run or RUNS / "before") / kind for kind in QUESTIONS]
         for out, options in zip(evaluations, QUESTIONS.values(), strict=True):
             if (out / "report.json").exists():
                 continue
-            name = f"{arm}, seed {seed}"
             print(f"{name}: {out.name}", flush=True)
             command = [sys.executable, str(ROOT / "evaluate.py"), f"name={name!r}"]
             command += [f"model={str(model or 'smollm2_135m')!r}", f"out={str(out)!r}", *options]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        replication_answers.keep(RUNS, f"{arm} {seed}", evaluations, run)
+        replication_answers.keep(RUNS, name, evaluations, run)
 
 
 def grades(samples: list[Sample]) -> dict[str, list[TaskGrades]]:
@@ -172,11 +182,14 @@ def figure(arms: Arms, chance: Mapping[str, float], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("do", choices=("ask", "compare"))
-    parser.add_argument("directory", type=Path, nargs="?", default=RUNS, help="what to compare")
+    programs = parser.add_subparsers(dest="do", required=True)
+    one = programs.add_parser("ask", help="ask finished models what they have not been asked")
+    one.add_argument("models", nargs="*", help="as 'mixed 2'; several processes may ask; all")
+    one = programs.add_parser("compare", help="tables and a figure")
+    one.add_argument("directory", type=Path, nargs="?", default=RUNS, help="where answers are kept")
     arguments = parser.parse_args()
     if arguments.do == "ask":
-        ask()
+        ask(arguments.models)
     else:
         print_comparison(arguments.directory)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import replication_answers
+import replication_small
 from conftest import compose_config
 from omegaconf import OmegaConf
 from replication_claims import CLAIMS, accuracies, claims_table, holm, over_seeds, verdict
@@ -214,3 +215,11 @@ def test_answers_of_other_weights_or_to_other_questions_are_refused(
 def test_nothing_asked_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ask"):
         replication_answers.read(tmp_path)
+
+
+def test_a_model_that_is_not_there_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication_small, "RUNS", tmp_path)
+    with pytest.raises(UserError, match=f"'mixed 2' is none of the finished models {BASE} 1"):
+        replication_small.ask(["mixed 2"])
