@@ -73,7 +73,7 @@ def _keep(directory: Path, name: str, evaluations: Sequence[Path], run: Path | N
         for sample in read_samples(evaluation):
             item = (sample.benchmark, sample.task, sample.item)
             answers.setdefault(item, {})[name] = mark(sample)
-    _write_answers(directory, answers, list(models))
+    _write_answers(directory, answers)
     for file, content in ((ASKED, asked), (MODELS, models)):
         with replacing(directory / file) as partial:
             partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
@@ -162,14 +162,13 @@ def _read_answers(directory: Path) -> dict[tuple[str, ...], dict[str, str]]:
         }
 
 
-def _write_answers(
-    directory: Path, answers: dict[tuple[str, ...], dict[str, str]], models: list[str]
-) -> None:
+def _write_answers(directory: Path, answers: dict[tuple[str, ...], dict[str, str]]) -> None:
+    models = sorted({name for own in answers.values() for name in own})
     with (
         replacing(directory / ANSWERS) as partial,
         partial.open("w", newline="", encoding="utf-8") as lines,
     ):
-        writer = csv.DictWriter(lines, (*ITEM, *sorted(models)), lineterminator="\n")
+        writer = csv.DictWriter(lines, (*ITEM, *models), lineterminator="\n")
         writer.writeheader()
         for item in sorted(answers):
             writer.writerow({**dict(zip(ITEM, item, strict=True)), **answers[item]})

@@ -12,7 +12,7 @@ import replication_answers
 import replication_small
 from conftest import compose_config
 from omegaconf import OmegaConf
-from replication_claims import CLAIMS, accuracies, claims_table, holm, over_seeds, verdict
+from replication_claims import CLAIMS, SEEDS, accuracies, claims_table, holm, over_seeds, verdict
 from replication_small import BASE, grades
 
 from orca.errors import UserError
@@ -210,6 +210,41 @@ def test_answers_of_other_weights_or_to_other_questions_are_refused(
     with pytest.raises(UserError, match="answers of other weights"):
         replication_answers.keep(kept, "mixed 2", [evaluation], run)
     assert {file.name: file.read_text() for file in kept.iterdir()} == before, "nothing is lost"
+
+
+def test_the_page_says_what_the_published_answers_say() -> None:
+    """Its accuracies, differences and verdicts; p-values are of more arms than are published."""
+    page = (replication_small.ROOT / "docs" / "replication.md").read_text().replace("−", "-")
+    published = replication_small.ROOT / "benchmarks" / "results" / "replication_small"
+    answers, chance = replication_answers.read(published), replication_answers.chances(published)
+    arms = replication_small.graded_arms(answers)
+    accuracy = replication_small.tables(arms, chance)[0]
+    checked = 0
+    for row in accuracy.rows:
+        cells = dict(zip(accuracy.head, row, strict=True))
+        if cells["arm"] == BASE or cells["seeds"] == SEEDS:
+            line = next(one for one in page.splitlines() if one.startswith(f"| {on_page(row)} |"))
+            for benchmark in ("held_out", "bbh", "agieval"):
+                assert shown(cells[benchmark]) in line
+                checked += 1
+    for claim, row in zip(CLAIMS, claims_table(arms, "held_out").rows, strict=True):
+        if row[-1] != "not asked yet":
+            said = f"| {shown(row[2])} | {shown(row[3]).split(' ', 1)[1]} |"
+            (line,) = (one for one in page.splitlines() if said in one)
+            assert f"**{row[-1]}**" in line, claim
+            checked += 1
+    assert checked >= 10
+    cut = {row[0]: row[1:] for row in replication_small.cut_table(answers).rows}
+    assert [round(share) for share in cut["no_system_message"][:2]] == [35, 26]
+    assert "26 % of\n  its BBH answers and 35 % of its AGIEval answers" in page
+
+
+def on_page(row: tuple) -> str:
+    return BASE if row[0] == BASE else f"`{row[0]}`"
+
+
+def shown(value: Interval) -> str:
+    return f"{value.value:.1f} [{value.low:.1f}, {value.high:.1f}]"
 
 
 def test_nothing_asked_is_told(tmp_path: Path) -> None:
