@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Sweep:
     @property
     def held_out_sets(self) -> int:
         """How many sets losses and exact answers are of; of several they do not compare."""
-        return len({job.held_out for job in self.jobs if job.held_out})
+        return len(_held_out_sets(self.jobs))
 
     @property
     def unequal(self) -> list[str]:
@@ -215,11 +215,10 @@ def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
     """Runs beside each other, by what they were told on the command line or, where that is not
     known of all, by their configurations."""
     keys, options = tell_apart(runs)
-    jobs = tuple(_job(run, own) for run, own in zip(runs, options, strict=True))
-    sweep = Sweep(path, name, tuple(sorted(jobs, key=lambda job: job.run.name)), keys)
-    if sweep.held_out_sets > 1:
-        return sweep
-    return replace(sweep, jobs=tuple(sorted(jobs, key=_loss)))
+    jobs = sorted(map(_job, runs, options), key=lambda job: job.run.name)
+    if len(_held_out_sets(jobs)) <= 1:
+        jobs.sort(key=_loss)
+    return Sweep(path, name, tuple(jobs), keys)
 
 
 def _job(run: Run, options: Mapping[str, str]) -> Job:
@@ -242,6 +241,10 @@ def _job(run: Run, options: Mapping[str, str]) -> Job:
     )
     held_out = frozenset(_held_out_set(stage.card["facts"]) for stage in run.stages if stage.card)
     return Job(run, options, results, held_out, asked)
+
+
+def _held_out_sets(jobs: Sequence[Job]) -> set[frozenset[str]]:
+    return {job.held_out for job in jobs if job.held_out}
 
 
 def _held_out_set(facts: Mapping[str, Any]) -> str:

@@ -184,13 +184,12 @@ def _check_fixed(study: Study, fixed: dict[str, str]) -> None:
     Raises:
         UserError: the study began with other options.
     """
-    from orca.training.directory import MAY_DIFFER  # late, for Hydra looks at every plugin
+    # Late, for Hydra looks at every plugin.
+    from orca.training.directory import MAY_DIFFER, is_below
 
     free = (*MAY_DIFFER, "hydra")
-    own = {
-        key: value for key, value in fixed.items()
-        if not any(key.lstrip("+~").split("@")[0].startswith(name) for name in free)
-    }  # fmt: skip
+    names = {key: key.lstrip("+~").split("@")[0].replace("/", ".") for key in fixed}
+    own = {key: value for key, value in fixed.items() if not is_below(names[key], free)}
     known = study.user_attrs.get("options", own)
     differing = [
         f"{key}: {known.get(key, 'not given')} → {own.get(key, 'not given')}"

@@ -157,16 +157,21 @@ def test_every_kind_of_sweep_has_its_distribution() -> None:
         search_space(["f=tag(lgo,interval(1,2))"])
 
 
-def test_a_study_does_not_go_on_with_other_options(tmp_path: Path) -> None:
+def test_a_study_goes_on_with_options_that_change_no_result_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study(tmp_path, Jobs(parabola), 1)
-    SPACE.append("optimizer.weight_decay=0.3")
-    try:
-        with pytest.raises(UserError, match=r"weight_decay: not given → 0.3.*run=NAME"):
+    space = list(SPACE)
+    other = {"optimizer.weight_decay=0.3": "0.3", "planner=x": "x"}  # plan=… is no result
+    for option, value in other.items():
+        monkeypatch.setattr("test_study.SPACE", [*space, option])
+        with pytest.raises(UserError, match=f"not given → {value}.*run=NAME"):
             study(tmp_path, Jobs(parabola), 2)
-        SPACE[-1] = "trainer.max_time=00:01:00:00"  # does not change what is learned
-        study(tmp_path, Jobs(parabola), 2)
-    finally:
-        SPACE.pop()
+    free = ["trainer.max_time=00:01:00:00", "hydra/launcher=joblib", "+logger.wandb.notes=n"]
+    monkeypatch.setattr("test_study.SPACE", [*space, *free])
+    jobs = Jobs(parabola)
+    study(tmp_path, jobs, 2)
+    assert len(jobs.seen) == 1
 
 
 def test_trials_that_are_alike_are_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
