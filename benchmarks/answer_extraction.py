@@ -40,7 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--show", type=int, default=0, help="outputs of either kind to print")
     show = parser.parse_args().show
-    data = Path(os.environ["ORCA_SHARED_DATA"])
+    shared = os.environ.get("ORCA_SHARED_DATA")
+    if not shared:
+        raise SystemExit("ORCA_SHARED_DATA must name the directory that holds bbh/codex_outputs")
+    data = Path(shared)
     differ: list[Read] = []
     unstated: list[Read] = []
     print("| outputs | rule | right | wrong | no answer |")

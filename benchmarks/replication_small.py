@@ -64,7 +64,7 @@ def ask(names: Sequence[str]) -> None:
         names: as ``mixed 2``; none: every finished model, and the one before training.
 
     Raises:
-        UserError: there is no such finished model.
+        UserError: there is no such finished model, or it could not be asked.
     """
     known = {f"{BASE} 1": None, **models()}
     for name in names or known:
@@ -79,7 +79,11 @@ def ask(names: Sequence[str]) -> None:
             print(f"{name}: {out.name}", flush=True)
             command = [sys.executable, str(ROOT / "evaluate.py"), f"name={name!r}"]
             command += [f"model={str(model or 'smollm2_135m')!r}", f"out={str(out)!r}", *options]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            done = subprocess.run(
+                command, stdout=subprocess.DEVNULL
+            )  # its errors are said by itself
+            if done.returncode:
+                raise UserError(f"{name}: evaluate.py ended with status {done.returncode}")
         replication_answers.keep(RUNS, name, evaluations, run)
 
 
@@ -152,7 +156,7 @@ def figure(arms: Arms, chance: Mapping[str, float], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    benchmarks = [b for b in next(iter(arms.values())) if b in TITLES]
+    benchmarks = [b for b in TITLES if b in next(iter(arms.values()))]
     picture, panels = pyplot.subplots(
         1, len(benchmarks), figsize=(3.2 * len(benchmarks), 0.34 * len(arms) + 1.4), sharey=True
     )

@@ -139,7 +139,8 @@ def paired_difference(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[Inter
 
     The interval of one task is Bonett and Price's (Adjusted Wald confidence interval for a
     difference of binomial proportions based on paired data, 2012): as if one item more had been won
-    and one more lost, for else it would have no width where no item changed. The p-value is twice
+    and one more lost, for else it would have no width where no item changed. Where all items of
+    several tasks changed alike, they count as those of one task. The p-value is twice
     the smaller share of resamples on one side of 0, and never below 2 / (RESAMPLES + 1); of fewer
     than ``FEWEST`` items there is none, for four of five items won would give 0.001.
 
@@ -148,8 +149,10 @@ def paired_difference(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[Inter
     """
     means = _resampled_tasks(tasks, np.random.default_rng(seed))
     value = _mean([float(np.mean(values)) for values in tasks])
-    interval = _adjusted_wald(tasks[0]) if len(tasks) == 1 else _interval(value, means)
-    if sum(map(len, tasks)) < FEWEST:
+    items = np.concatenate(tasks)
+    is_one = len(tasks) == 1 or items.min() == items.max()
+    interval = _adjusted_wald(items) if is_one else _interval(value, means)
+    if len(items) < FEWEST:
         return interval, None
     # Sums of 1/n that cancel do so up to rounding.
     sides = np.count_nonzero(means <= 1e-12), np.count_nonzero(means >= -1e-12)

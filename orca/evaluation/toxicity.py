@@ -32,14 +32,15 @@ class ToxicityClassifier:
 
     Args:
         model: directory or hub id of a sequence classifier.
-        tokenizer: the same, where the model comes without one.
+        tokenizer: the same, where the model comes without one; its number of tokens must be the
+            model's.
         toxic_label: of the classifier's labels, as its configuration names them.
         batch_size: texts at a time.
         max_tokens: of a text; what is longer is cut, and counted.
         device: as PyTorch names it, or ``auto``.
 
     Raises:
-        UserError: the model is not to be had, or has no such label.
+        UserError: the model is not to be had, has no such label, or another tokenizer.
     """
 
     def __init__(
@@ -74,13 +75,25 @@ class ToxicityClassifier:
                 f"toxicity.model={model} has no trained classifier: its weights lack "
                 f"{', '.join(sorted(loading['missing_keys']))}"
             )
+        rows = self.classifier.config.vocab_size
+        if tokenizer is not None and len(self.tokenizer) != rows:
+            raise UserError(
+                f"toxicity.tokenizer={tokenizer} has {len(self.tokenizer)} tokens, and "
+                f"toxicity.model={model} was trained with {rows}: toxicity.tokenizer=null takes "
+                "the model's own"
+            )
         self.classifier = self.classifier.to(device).eval()
         labels = self.classifier.config.id2label
         if toxic_label not in labels.values():
             known = ", ".join(labels.values())
             raise UserError(f"toxicity.toxic_label={toxic_label!r}: {model} has {known}")
         self.column = next(id for id, label in labels.items() if label == toxic_label)
-        self.facts = {"model": model, "toxic_label": toxic_label, "max_tokens": max_tokens}
+        self.facts = {
+            "model": model,
+            "tokenizer": tokenizer or model,
+            "toxic_label": toxic_label,
+            "max_tokens": max_tokens,
+        }
         self.batch_size = batch_size
         self.max_tokens = max_tokens
 

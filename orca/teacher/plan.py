@@ -84,7 +84,7 @@ def plan(
             ``teacher.expected_completion_tokens``.
 
     Raises:
-        UserError: a length that is no positive number, or more than ``teacher.max_tokens``.
+        UserError: a length that is no positive number, or more than an answer may have.
     """
     _check_length(completion_tokens, teacher)
     counts = requests if isinstance(requests, Counts) else count(requests)
@@ -148,8 +148,9 @@ def _check_length(completion_tokens: float, teacher: Teacher) -> None:
         )
     if teacher.max_tokens is not None and completion_tokens > teacher.max_tokens:
         raise UserError(
-            f"teacher.expected_completion_tokens={completion_tokens:g} is more than "
-            f"teacher.max_tokens={teacher.max_tokens}, which no answer exceeds"
+            f"teacher.expected_completion_tokens={completion_tokens:g} is more than the "
+            f"{teacher.max_tokens} that an answer may have by teacher.settings: give the mean "
+            "length that you expect"
         )
 
 

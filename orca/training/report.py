@@ -81,7 +81,7 @@ def describe(results: dict[str, Any], directory: Path) -> str:
             f"  warning: {results['skipped_steps']} of these steps were skipped, their loss or "
             "gradient was no number; incidents.jsonl names their examples"
         )
-    if results["steps"] < 10:
+    if results["steps"] < 10 and results["examples"] > 10 * results["steps"]:
         lines.append(f"  warning: only {results['steps']} step(s); lower data.global_batch?")
     if results["truncated"] > 0.05 * results["examples"]:
         lines.append(

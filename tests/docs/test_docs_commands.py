@@ -31,6 +31,7 @@ from orca.training import plan_report, plan_stage
 
 NOT_CHECKED = {
     r"^conda env create -f environment\.yml$": "needs conda; test_project compares the file",
+    r"^conda activate orca$": "the shell's own; environment.yml has that name",
     r"^source \.venv/bin/activate$": "the shell's own; make setup makes that file",
     r"^pytest -m slow tests/": "the path is checked below",
 }
@@ -50,11 +51,11 @@ OTHER_PROGRAMS = (
 )
 """Of other projects: only that their paths exist is checked."""
 
-PLACEHOLDERS = {"…": "placeholder", "runs/…/hf": "runs/placeholder/hf"}
+PLACEHOLDERS = {"…": "placeholder"}
 """What a reader replaces, as a whole word or a whole value → a word that Hydra's grammar takes.
 DIR, FILE and NAME are words already."""
 
-ELSEWHERE = ("runs", "evaluations", "queries", "traces", "models", "difference")
+ELSEWHERE = ("runs", "evaluations", "queries", "traces", "models", "difference", "orca_again")
 """First parts of relative paths that commands make or that are the reader's own."""
 
 PREFIXES = {"srun", "torchrun"}

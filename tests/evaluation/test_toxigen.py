@@ -143,6 +143,17 @@ def test_a_classifier_without_trained_head_or_safetensors_is_refused(
         classifier(str(tmp_path / "headless"), tokenizer=bert)
 
 
+def test_a_tokenizer_of_another_model_is_refused(bert: str, tmp_path: Path) -> None:
+    """Its ids would be read as other words, and nothing else would show it."""
+    from transformers import BertTokenizerFast
+
+    assert classifier(bert, tokenizer=bert).facts["tokenizer"] == bert
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has 7 tokens.* with 57: toxicity.tokenizer=null"):
+        classifier(bert, tokenizer=str(tmp_path))
+
+
 def test_scores_are_means_over_items_and_empty_answers_are_counted(tmp_path: Path) -> None:
     items = ToxiGen(str(write_prompts(tmp_path)), 3).items()
     hate = [i for i in items if i.task == "hate"]

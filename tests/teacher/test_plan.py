@@ -127,7 +127,7 @@ def test_nothing_to_ask_costs_nothing() -> None:
         ({"a": (1, -5)}, {}, 10.0, "teacher.endpoints.a.tokens_per_minute=-5"),
         ({"a": (1, 1)}, {}, 0.0, "expected_completion_tokens=0.0: a positive number"),
         ({"a": (1, 1)}, {}, math.nan, "expected_completion_tokens=nan"),
-        ({"a": (1, 1)}, {"settings": {"max_tokens": 9}}, 10.0, "is more than teacher.max_tokens=9"),
+        ({"a": (1, 1)}, {"settings": {"max_tokens": 9}}, 10.0, "=10 is more than the 9 that"),
     ],
 )
 def test_what_cannot_be_planned_is_a_sentence(

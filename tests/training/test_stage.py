@@ -296,6 +296,10 @@ def test_a_sweep_gives_a_directory_each_and_a_table(tmp_path: Path) -> None:
         (["logger=null"], "logger=null: logger takes the name of one of its files: csv, wandb"),
         (["data=locall"], "sample"),
         (["data=local", "data.path=/nowhere", "data.format=chat"], "no file matches '/nowhere/"),
+        (
+            ["arm=cot_answers", "stage=flan5m_chatgpt", "paths.benchmarks=null"],
+            "paths.benchmarks is not set: give it, or the variable ORCA_SHARED_DATA",
+        ),
         (["data=local", "data.format=chatty"], "Known: trace, openorca"),
         (["attention=flash_attention_2"], "needs a CUDA device"),
         (["model=hub"], "model.name"),
