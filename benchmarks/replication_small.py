@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import replication_answers
 from replication_claims import CLAIMS, Arms, accuracies, claims_table
 
@@ -123,7 +124,7 @@ def tables(arms: Arms, chance: Mapping[str, float]) -> list[Table]:
             average = score(own[benchmark])[-1]
             row += [average.accuracy.times(100), None if average.spread is None
                     else f"{100 * average.spread:.1f}"]  # fmt: skip
-        rows.append((*row, max(len(g.correct[0]) for g in own[benchmarks[0]])))
+        rows.append((*row, int(np.isfinite(accuracies(own[benchmarks[0]])).sum())))
     head = ("arm", *(h for b in benchmarks for h in (b, "± seeds")), "seeds")
     guesses = (f"{100 * chance[b]:.1f}" if b in chance else None for b in benchmarks)
     rows.append(("a guess", *(cell for guess in guesses for cell in (guess, None)), None))

@@ -86,6 +86,13 @@ def read_references(path: Path, items: Sequence[Item]) -> dict[str, str]:
                 f"judge.reference={path} was asked under system messages {sorted(messages)}: take "
                 "a run under one of them"
             )
+        asked = {item.id: item.prompt for item in items}
+        other = [one.item for one in samples if asked.get(one.item, one.prompt) != one.prompt]
+        if other:
+            raise UserError(
+                f"judge.reference={path} answered another question as {other[0]}: its benchmark "
+                "files were of another version. Run evaluate.py for it with today's"
+            )
         message = EMPTY_MESSAGE if EMPTY_MESSAGE in messages else min(messages, default=0)
         answers = {
             one.item: one.text for one in samples if one.draw == 0 and one.system_message == message

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from orca.report.directory import Run
-from orca.sweeps.names import SWEPT_FILE, quoted
+from orca.sweeps.names import name_of, quoted
 
 
 def command(run: Run) -> str | None:
@@ -20,9 +20,10 @@ def command(run: Run) -> str | None:
         options = _older_options(run.path)
     if not options:
         return None
-    # Where swept.json is, the job's options name its directory; older sweeps must be told.
-    named = (run.path.parent / SWEPT_FILE).exists()
-    place = [] if named else [f"hydra.sweep.subdir={quoted(run.path.name)}"]
+    # As a rule its options name its directory; not where a later launch varied another one of them,
+    # nor in sweeps of before there was a swept.json.
+    is_named = name_of(options, run.path.parent) == run.path.name
+    place = [] if is_named else [f"hydra.sweep.subdir={quoted(run.path.name)}"]
     kept = [o for o in options if o.lstrip("+~").split("=")[0] not in ("resume", "overwrite")]
     words = [*kept, "resume=auto", *launcher, *place]
     return " ".join(["python train.py -m", *map(_quoted, words)])

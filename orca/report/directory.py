@@ -270,7 +270,8 @@ def read_lines(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        with file.open(encoding="utf-8") as source:
+            lines = list(source)  # splitlines() would end a line at U+2028, which texts hold
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise UserError(f"{file} has a line that is no JSON ({error}): delete the line") from None

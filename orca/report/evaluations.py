@@ -29,6 +29,7 @@ class Evaluation:
         scores: by benchmark and head of the column, which names model and protocol.
         about: how much was asked, and when.
         asked: which questions, and by which protocol: of the same, results compare.
+        weights: beginning of the sha256 of the model's weights; "" where it is not known.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Evaluation:
     scores: Mapping[str, Mapping[str, list[Score]]]
     about: Mapping[str, str]
     asked: str
+    weights: str
 
     def averages(self) -> dict[str, Interval]:
         """Accuracy by ``benchmark (protocol)``, so that runs of other names compare."""
@@ -51,7 +53,11 @@ class Evaluation:
 def find_evaluations(directory: Path) -> list[Evaluation]:
     """All evaluations in ``directory`` and below it, by path."""
     files = sorted(directory.rglob(REPORT_FILE))
-    return [read_evaluation(file.parent) for file in files if "wandb" not in file.parts]
+    return [
+        read_evaluation(file.parent)
+        for file in files
+        if "wandb" not in file.relative_to(directory).parts
+    ]
 
 
 def read_evaluation(directory: Path) -> Evaluation:
@@ -75,11 +81,12 @@ def read_evaluation(directory: Path) -> Evaluation:
             "with the same out=, which asks nothing twice, or move the file away"
         ) from None
     facts = report.get("facts") or {}
-    model = str((facts.get("model") or {}).get("model") or "")
+    model = facts.get("model") or {}
     about = report.get("about", {})
     other = {key: value for key, value in facts.items() if key not in ("model", "trained by")}
     asked = json.dumps([other, about.get("asked")], sort_keys=True)
-    return Evaluation(directory, report["name"], model, scores, about, asked)
+    named, weights = str(model.get("model") or ""), str(model.get("weights") or "")
+    return Evaluation(directory, report["name"], named, scores, about, asked, weights)
 
 
 def tables(evaluations: Sequence[Evaluation]) -> tuple[list[Table], list[Table]]:

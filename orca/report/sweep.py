@@ -57,6 +57,7 @@ class Job:
     Attributes:
         held_out: which sets its losses are of.
         asked: for a measure of an evaluation, which questions by which protocol.
+        outdated: evaluations of weights that a stage no longer has; no measures.
     """
 
     run: Run
@@ -64,6 +65,7 @@ class Job:
     results: tuple[StageResult, ...]
     held_out: frozenset[str]
     asked: Mapping[str, str]
+    outdated: tuple[Path, ...] = ()
 
     @property
     def last(self) -> StageResult | None:
@@ -224,10 +226,16 @@ def compare(runs: Sequence[Run], path: Path, name: str) -> Sweep:
 def _job(run: Run, options: Mapping[str, str]) -> Job:
     evaluations: dict[str, dict[str, float]] = {}
     asked: dict[str, str] = {}
+    outdated: list[Path] = []
     for evaluation in find_evaluations(run.path):
-        own = evaluations.setdefault(_evaluated(evaluation, run), {})
+        stage_name = _evaluated(evaluation, run)
+        if _is_outdated(evaluation, run, stage_name):
+            outdated.append(evaluation.path)
+            continue
+        own = evaluations.setdefault(stage_name, {})
+        model = ", best" if Path(evaluation.model).name == "best" else ""
         for benchmark, interval in evaluation.averages().items():
-            name = f"eval {benchmark}"
+            name = f"eval {benchmark}{model}"
             name = f"{name}, {evaluation.path.name}" if name in own else name
             own[name], asked[name] = interval.value, evaluation.asked
     results = tuple(
@@ -240,7 +248,7 @@ def _job(run: Run, options: Mapping[str, str]) -> Job:
         if stage.results
     )
     held_out = frozenset(_held_out_set(stage.card["facts"]) for stage in run.stages if stage.card)
-    return Job(run, options, results, held_out, asked)
+    return Job(run, options, results, held_out, asked, tuple(outdated))
 
 
 def _held_out_sets(jobs: Sequence[Job]) -> set[frozenset[str]]:
@@ -248,9 +256,13 @@ def _held_out_sets(jobs: Sequence[Job]) -> set[frozenset[str]]:
 
 
 def _held_out_set(facts: Mapping[str, Any]) -> str:
-    """The fingerprint of a file, or which part of which data."""
+    """The fingerprint of a file, or which part of which data; how much of it, in which tokens."""
     named = facts.get("held out", "none")
-    return named if isinstance(named, str) else f"{named} of {facts.get('data')}"
+    of = "" if isinstance(named, str) else f" of {facts.get('data')}"
+    more = [
+        facts.get(name) for name in ("validation traces", "held-out traces too long", "tokenizer")
+    ]
+    return f"{named}{of}, {more}"
 
 
 def _evaluated(evaluation: Evaluation, run: Run) -> str:
@@ -265,6 +277,14 @@ def _evaluated(evaluation: Evaluation, run: Run) -> str:
     known = [str(options[key]) for key in ("name", "path", "hub_id") if options.get(key)]
     last = run.stages[-1].name if run.stages else ""
     return "" if evaluation.model in known else last
+
+
+def _is_outdated(evaluation: Evaluation, run: Run, stage: str) -> bool:
+    """Whether the stage was trained again after its ``hf/`` was evaluated."""
+    results = next((one.results for one in run.stages if one.name == stage), None)
+    now = (results or {}).get("handoff", {}).get("weights", "")
+    is_known = bool(now and evaluation.weights) and Path(evaluation.model).name == "hf"
+    return is_known and not now.startswith(evaluation.weights)
 
 
 def _stage_result(stage: StageRun, is_last: bool, evaluations: Mapping[str, float]) -> StageResult:

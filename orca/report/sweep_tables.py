@@ -165,6 +165,12 @@ def warnings(sweep: Sweep) -> list[str]:
         for name in sweep.unequal
     ]
     found += [
+        f"warning: {path} evaluated other weights than {job.run.name} has now, and is left out: "
+        "evaluate again with another out="
+        for job in sweep.jobs
+        for path in job.outdated
+    ]
+    found += [
         f"warning: {' and '.join(job.run.name for job in own)} have the same options and seed; "
         "the seed counts once, with their mean"
         for group in sweep.groups

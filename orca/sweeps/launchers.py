@@ -278,7 +278,7 @@ class RayLauncher(ProcessLauncher):
                         first = str(error).strip().splitlines()[0]
                         outcome = Outcome(-9, why=f"its Ray worker was lost ({first[:160]})")
                     outcomes[job.number] = outcome
-                    if outcome is not NOT_RUN:
+                    if outcome != NOT_RUN:  # it was pickled
                         tell(job, outcome)
                 if stop.urgency:
                     _write(file, stop.urgency)

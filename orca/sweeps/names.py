@@ -24,11 +24,15 @@ def sweep_job_name(number: Any) -> str:
     """Directory of a job of a sweep: the options that this sweep or an earlier one in the same
     directory varies, or its number. So one job that is run alone has the name that it had."""
     hydra = HydraConfig.get()
-    job = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    return name_of(list(hydra.overrides.task), Path(hydra.sweep.dir)) or str(number)
+
+
+def name_of(options: Sequence[str], directory: Path) -> str:
+    """Name of the job with these options in a sweep's directory; "" where none of them is swept."""
+    job = OverridesParser.create().parse_overrides(list(options))
     values = {o.key_or_group: o.get_value_string() for o in job}
-    swept = _read(Path(hydra.sweep.dir) / SWEPT_FILE)
-    parts = [f"{key}={values[key]}" for key in swept if key in values]
-    return ",".join(parts).replace("/", "_") or str(number)
+    parts = [f"{key}={values[key]}" for key in _read(directory / SWEPT_FILE) if key in values]
+    return ",".join(parts).replace("/", "_")
 
 
 def quoted(text: str) -> str:

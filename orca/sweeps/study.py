@@ -134,7 +134,13 @@ class OptunaSweeper(Sweeper):
         # would propose what the study before an interruption began with.
         seed = self.seed + len(study.trials)
         study.sampler = instantiate(self.sampler, seed=seed)
-        return study.ask(fixed_distributions=space).number
+        try:
+            return study.ask(fixed_distributions=space).number
+        except ValueError as error:
+            raise UserError(
+                f"the study cannot go on with these ranges and choices ({error}): start another "
+                "with run=NAME"
+            ) from None
 
     def _run(self, study: Study, batch: Sequence[int], fixed: dict[str, str]) -> None:
         from optuna.trial import TrialState
@@ -160,7 +166,10 @@ class OptunaSweeper(Sweeper):
 
         complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         if not complete:
-            raise UserError(f"no trial of the study in {directory} has finished")
+            raise UserError(
+                f"no trial of the study in {directory} has finished with a held-out loss: see its "
+                "jobs' errors, and that there is validation data"
+            )
         best = study.best_trial
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(
@@ -262,7 +271,12 @@ def _distribution(override: Override) -> BaseDistribution:
         return FloatDistribution(float(low), float(high), log=log)
     if isinstance(value, RangeSweep):
         numbers: list[Any] = list(override.sweep_iterator(Transformer.identity))
+        if not numbers:
+            raise UserError(f"{override.input_line}: the range is empty")
+        if log and value.step != 1:
+            raise UserError(f"{override.input_line}: Optuna has no logarithmic range with a step")
+        low, high = min(numbers), max(numbers)
         if all(isinstance(number, int) for number in numbers):
-            return IntDistribution(numbers[0], numbers[-1], step=abs(int(value.step)), log=log)
-        return FloatDistribution(numbers[0], numbers[-1], step=abs(float(value.step or 1)))
+            return IntDistribution(low, high, step=abs(int(value.step)), log=log)
+        return FloatDistribution(low, high, step=abs(float(value.step or 1)))
     raise UserError(f"{override.input_line}: Optuna takes an interval, a range or a choice")

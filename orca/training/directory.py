@@ -25,7 +25,7 @@ MAY_DIFFER = (
     *("plan", "planning", "data.num_workers", "data.micro_batch", "max_skipped_steps"),
     *("activation_checkpointing", "compile", "liger"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "max_time")),
-    *(f"trainer.{key}" for key in ("val_check_interval", "limit_val_batches", "log_every_n_steps")),
+    *(f"trainer.{key}" for key in ("val_check_interval", "log_every_n_steps")),
 )
 """Options that may change when a run is resumed: they change numbers by rounding at most."""
 
@@ -111,8 +111,9 @@ class RunDirectory:
         self.path = path
         self._later = later
         self._earlier = path.with_name(f".{path.name}.replaced")
+        self._outdated = path.with_name(f".{path.name}.outdated")
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-        self._is_new = False
+        self._is_new = self._is_waiting = False  # for the first step
 
     def lock(self) -> None:
         """Take the right to train here; it ends with :meth:`release` or the process.
@@ -131,16 +132,18 @@ class RunDirectory:
 
     def start(self, config: DictConfig) -> None:
         """Make room for a new run and save its resolved configuration."""
-        if self.path.exists():
-            shutil.rmtree(self._earlier, ignore_errors=True)
+        if self._earlier.exists():  # an attempt before this one was killed before its first step
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif self.path.exists():
             os.replace(self.path, self._earlier)
-        self._is_new = True
+        self._is_new = self._is_waiting = True
         self.path.mkdir(parents=True)
         with replacing(self.path / CONFIG_FILE) as partial:
             partial.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
     def go_on(self, config: DictConfig) -> None:
         """Save the learning rate and the place of the data that a resumed run has from here on."""
+        self._is_waiting = True
         file = self.path / CONFIG_FILE
         saved = OmegaConf.load(file)
         values = {key: OmegaConf.select(config, key) for key in TOLD}
@@ -152,11 +155,16 @@ class RunDirectory:
                 partial.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
 
     def begin(self) -> None:
-        """The new run has trained: the earlier one goes."""
-        if self._is_new:
-            self._is_new = False
-            for outdated in (self._earlier, *self._later):
-                shutil.rmtree(outdated, ignore_errors=True)
+        """The run has trained: the earlier one goes, by a rename first, so that a kill leaves no
+        part of it to be brought back."""
+        if not self._is_waiting:
+            return
+        if self._earlier.exists():
+            shutil.rmtree(self._outdated, ignore_errors=True)
+            os.replace(self._earlier, self._outdated)
+        for outdated in (self._outdated, *(self._later if self._is_new else ())):
+            shutil.rmtree(outdated, ignore_errors=True)
+        self._is_new = self._is_waiting = False
 
     def undo(self) -> None:
         """Where the new run was refused before it trained, the earlier one comes back."""
@@ -180,7 +188,8 @@ def rewind(directory: Path, step: int) -> None:
     for name, last in ((INCIDENTS_FILE, step - 1), (SAMPLES_FILE, step)):
         file = directory / name
         if file.exists():
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            with file.open(encoding="utf-8") as rows:
+                lines = list(rows)  # splitlines() would end a line at U+2028, which texts hold
             # A kill may have cut the last line off; it belongs to a step that is done again.
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= last]
             with replacing(file) as partial:

@@ -81,8 +81,9 @@ def check_handoff(directory: Path, fingerprint: Mapping[str, str]) -> dict[str, 
     if not file.exists():
         raise UserError(
             f"no finished stage in {directory}. Train the earlier stage first (python train.py "
-            "stage=flan5m_chatgpt, with the same model, data and run), or name another directory "
-            "with stages.<stage>.start_from=DIRECTORY, or start_from=base for the bare model"
+            f"stage={directory.parent.name}, with the same model, data and run), or name another "
+            "directory with stages.<stage>.start_from=DIRECTORY, or start_from=base for the bare "
+            "model"
         )
     handoff = json.loads(file.read_text(encoding="utf-8"))
     for name, value in fingerprint.items():

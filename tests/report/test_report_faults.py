@@ -15,6 +15,7 @@ from test_report_sweep import STAGE, write_job
 from orca.errors import UserError
 from orca.report import read_run, read_sweep, sweep_text, write_sweep_report
 from orca.report.again import command
+from orca.report.directory import read_lines
 from orca.report.run_charts import compared_charts, stage_starts
 
 LOSS = "held_out_loss"
@@ -147,7 +148,61 @@ def test_an_evaluation_is_of_the_model_that_it_names(tmp_path: Path) -> None:
     (group,) = read_sweep(tmp_path).groups
     assert group.estimates(STAGE)["eval bbh (orca)"].mean == 0.4
     last = {k: v.mean for k, v in group.estimates().items() if k.startswith("eval")}
-    assert last == {"eval bbh (orca)": 0.5, "eval bbh (orca), d_best": 0.6}
+    assert last == {"eval bbh (orca)": 0.5, "eval bbh (orca), best": 0.6}
+
+
+def test_an_evaluation_of_weights_from_before_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    """The stage was trained again after it; wandb/ in the path of a sweep hides nothing."""
+    sweep = tmp_path / "wandb" / "sweep"
+    for seed, weights in ((1, "new1"), (2, "old0")):
+        job = write_job(sweep, ["model=tiny", f"seed={seed}"], 1.0)
+        file = job / STAGE / "results.json"
+        known = json.loads(file.read_text()) | {"handoff": {"weights": "new1f00d"}}
+        file.write_text(json.dumps(known))
+        evaluation(job / "paper", f"seed {seed}", 0.5)
+        file = job / "paper" / "report.json"
+        facts = {"model": {"model": f"x/{STAGE}/hf", "weights": weights}}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"facts": facts}))
+    found = read_sweep(sweep)
+    assert [job.last.measures.get("eval bbh (orca)") for job in found.jobs if job.last] == [
+        0.5,
+        None,
+    ]
+    warning = f"warning: {sweep / 'seed=2' / 'paper'} evaluated other weights than seed=2 has now"
+    assert warning in sweep_text(found)
+
+
+@pytest.mark.parametrize(
+    "fact", [{"validation traces": 4}, {"held-out traces too long": 3}, {"tokenizer": "other"}]
+)
+def test_losses_of_other_traces_or_tokens_are_no_order(tmp_path: Path, fact: dict) -> None:
+    for seed in (1, 2):
+        job = write_job(tmp_path, ["model=tiny", f"seed={seed}"], 1.0)
+    assert read_sweep(tmp_path).held_out_sets == 1
+    file = job / STAGE / "data_card.json"
+    card = json.loads(file.read_text())
+    file.write_text(json.dumps(card | {"facts": card["facts"] | fact}))
+    assert "different held-out sets" in sweep_text(read_sweep(tmp_path))
+
+
+def test_a_text_with_a_line_separator_is_one_row(tmp_path: Path) -> None:
+    """U+2028 ends a line for str.splitlines, and none of JSON."""
+    text = "one\u2028two\u0085three"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"step": 1, "x": text}, ensure_ascii=False) + "\n")
+    assert read_lines(tmp_path / "a.jsonl", ["x"]) == [{"step": 1, "x": text}]
+
+
+def test_the_command_of_a_job_runs_it_in_its_place(tmp_path: Path) -> None:
+    """Also where a later launch has varied an option that this one was told."""
+    job = write_job(tmp_path, ["optimizer.lr=0.1", "seed=1"], None)
+    for swept, place in (
+        (["optimizer.lr", "seed"], False),
+        (["seed", "optimizer.lr"], True),  # the name would be seed=1,optimizer.lr=0.1
+        (["optimizer.lr"], True),
+    ):
+        (tmp_path / "swept.json").write_text(json.dumps(swept))
+        said = command(read_run(job))
+        assert said is not None and (f"hydra.sweep.subdir='{job.name}'" in said) == place
 
 
 def test_a_stage_begins_where_the_last_one_ended_though_few_steps_are_logged(

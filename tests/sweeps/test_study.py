@@ -142,6 +142,8 @@ def test_every_kind_of_sweep_has_its_distribution() -> None:
             "c=x,y",
             "+d=choice(1e-4,true)",
             "e=range(0,1,0.25)",
+            "f=range(10,1,-1)",
+            "g=shuffle(range(1,9))",
         ]
     )
     assert space == {
@@ -150,11 +152,29 @@ def test_every_kind_of_sweep_has_its_distribution() -> None:
         "c": d.CategoricalDistribution(["x", "y"]),
         "+d": d.CategoricalDistribution(["0.0001", "True"]),
         "e": d.FloatDistribution(0.0, 0.75, step=0.25),
+        "f": d.IntDistribution(2, 10),
+        "g": d.IntDistribution(1, 8),
     }
     with pytest.raises(UserError, match="takes an interval, a range or a choice"):
         search_space(["f=glob(*)"])
+    with pytest.raises(UserError, match="the range is empty"):
+        search_space(["f=range(1,1)"])
+    with pytest.raises(UserError, match="no logarithmic range with a step"):
+        search_space(["f=tag(log,range(0.1,1.0,0.1))"])
     with pytest.raises(UserError, match="the tag log alone"):
         search_space(["f=tag(lgo,interval(1,2))"])
+
+
+def test_a_study_does_not_go_on_with_other_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for choices, trials in (("0.1,0.2", 1), ("0.1,0.2,0.3", 2)):
+        space = [f"optimizer.lr=choice({choices})", "model=tiny"]
+        monkeypatch.setattr("test_study.SPACE", space)
+        if trials == 1:
+            study(tmp_path, Jobs(parabola), trials)
+    with pytest.raises(UserError, match=r"cannot go on with these .*run=NAME"):
+        study(tmp_path, Jobs(parabola), 2)
 
 
 def test_a_study_goes_on_with_options_that_change_no_result_alone(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 from test_stage import FAST, ROOT, losses, train
 
 from orca.errors import UserError
@@ -105,6 +106,26 @@ def test_a_refused_new_run_leaves_the_old_one(tmp_path: Path) -> None:
     assert not (tmp_path / "new" / "flan5m_chatgpt").exists()  # no "unfinished run" in the way
     train(tmp_path, *options, "overwrite=true")
     assert not list(tmp_path.glob(".*.replaced"))
+
+
+def test_a_run_is_kept_until_another_has_trained_however_many_attempts_that_takes(
+    tmp_path: Path,
+) -> None:
+    """The first attempt is killed before its first step; the second is refused."""
+    stage, config = tmp_path / "stage", OmegaConf.create({"a": 1})
+    stage.mkdir()
+    (stage / "results.json").write_text("the finished run")
+    RunDirectory(stage).start(config)  # and no more of it
+    assert not (stage / "results.json").exists()
+    second = RunDirectory(stage)
+    second.start(config)
+    second.undo()
+    assert (stage / "results.json").read_text() == "the finished run"
+    third = RunDirectory(stage)
+    third.start(config)
+    third.begin()
+    third.undo()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.yaml", "stage"]
 
 
 def test_one_process_at_a_time_trains_in_a_directory(tmp_path: Path) -> None:

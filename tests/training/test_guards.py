@@ -87,7 +87,9 @@ def test_a_loss_far_above_the_recent_ones_is_reported(tmp_path: Path) -> None:
 
 
 def test_records_of_steps_that_are_done_again_are_cut(tmp_path: Path) -> None:
-    incidents_of = [json.dumps({"step": step}) + "\n" for step in (3, 7, 8, 9)]
+    separator = "\u2028"  # ends a line for str.splitlines, and none of JSON
+    rows = [{"step": step, "text": separator} for step in (3, 7, 8, 9)]
+    incidents_of = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (tmp_path / "incidents.jsonl").write_text("".join(incidents_of) + '{"step": 1')
     (tmp_path / "samples.jsonl").write_text("".join(incidents_of))
     rewind(tmp_path, 8)

@@ -41,7 +41,8 @@ def test_every_stage_begins_with_the_model_of_the_one_before(run: Path) -> None:
     for first, second in (("orca2_flan", "orca2_chatgpt"), ("orca2_chatgpt", "orca2_gpt4")):
         handoff = json.loads((run / first / "results.json").read_text())["handoff"]
         assert handoff == json.loads((run / first / "hf/orca.json").read_text())
-        assert (run / second / "hf/model.safetensors").stat().st_size > 0
+        later = json.loads((run / second / "hf/orca.json").read_text())
+        assert later["started_from"]["weights"] == handoff["weights"] != later["weights"]
 
 
 def test_the_student_sees_answers_first_and_never_the_erased_messages(run: Path) -> None:
