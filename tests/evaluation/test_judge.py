@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -202,6 +203,9 @@ def test_references_are_those_of_a_run_or_of_fastchat(tmp_path: Path) -> None:
     records.write()
     found = read_references(tmp_path / "run", ITEMS[:2])
     assert found["vicuna/1"] == "candidate of vicuna/1, draw 0"
+    changed = dataclasses.replace(ITEMS[0], prompt="Another question under this id.")
+    with pytest.raises(UserError, match="answered another question as vicuna/1"):
+        read_references(tmp_path / "run", [changed, ITEMS[1]])
     file = tmp_path / "answers.jsonl"
     file.write_text('{"question_id": 1, "text": "theirs"}\n')
     assert read_references(file, ITEMS[:1]) == {"vicuna/1": "theirs"}
