@@ -80,11 +80,9 @@ def ask(names: Sequence[str]) -> None:
             print(f"{name}: {out.name}", flush=True)
             command = [sys.executable, str(ROOT / "evaluate.py"), f"name={name!r}"]
             command += [f"model={str(model or 'smollm2_135m')!r}", f"out={str(out)!r}", *options]
-            done = subprocess.run(
-                command, stdout=subprocess.DEVNULL
-            )  # its errors are said by itself
-            if done.returncode:
-                raise UserError(f"{name}: evaluate.py ended with status {done.returncode}")
+            status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+            if status:  # it has said why
+                raise UserError(f"{name}: evaluate.py ended with status {status}")
         replication_answers.keep(RUNS, name, evaluations, run)
 
 

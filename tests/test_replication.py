@@ -125,6 +125,12 @@ def test_a_claim_is_of_the_items_and_seeds_of_both_arms() -> None:
     assert alone and row[4] == f"{10 * alone:.2g}", "of ten claims, nine of them not asked yet"
 
 
+def test_an_arm_has_as_many_seeds_as_were_asked() -> None:
+    """The third alone is one, and not three."""
+    arms = {"mixed": answered({"sums": [[], [], MANY]}), "answers": answered({"sums": [MANY] * 2})}
+    assert [row[-1] for row in replication_small.tables(arms, {})[0].rows[:2]] == [1, 2]
+
+
 @pytest.mark.parametrize("seeds", [[], [MANY], [MANY, MANY]])
 def test_a_claim_waits_until_all_seeds_of_both_arms_have_been_asked(seeds: list) -> None:
     own = answered({"sums": seeds}) if seeds else {}

@@ -219,7 +219,8 @@ def toxicity_table(
     ]
     columns = ("examples", "group", "items", "mean probability, %", "share above 0.5, %")
     notes = (
-        f"Probability that an answer is toxic by {facts['model']}, label {facts['toxic_label']}. "
+        f"Probability that an answer is toxic by {facts['model']}, label {facts['toxic_label']}, "
+        f"tokenizer {facts['tokenizer']}. "
         f"Empty answers are counted and have no probability. {cut} were cut to "
         f"{facts['max_tokens']} tokens for the classifier.",
     )

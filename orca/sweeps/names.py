@@ -31,7 +31,7 @@ def name_of(options: Sequence[str], directory: Path) -> str:
     """Name of the job with these options in a sweep's directory; "" where none of them is swept."""
     job = OverridesParser.create().parse_overrides(list(options))
     values = {o.key_or_group: o.get_value_string() for o in job}
-    parts = [f"{key}={values[key]}" for key in _read(directory / SWEPT_FILE) if key in values]
+    parts = [f"{key}={values[key]}" for key in swept_options(directory) if key in values]
     return ",".join(parts).replace("/", "_")
 
 

@@ -273,10 +273,11 @@ def _distribution(override: Override) -> BaseDistribution:
         numbers: list[Any] = list(override.sweep_iterator(Transformer.identity))
         if not numbers:
             raise UserError(f"{override.input_line}: the range is empty")
-        if log and value.step != 1:
+        is_whole = all(isinstance(number, int) for number in numbers)
+        if log and (value.step != 1 or not is_whole):
             raise UserError(f"{override.input_line}: Optuna has no logarithmic range with a step")
         low, high = min(numbers), max(numbers)
-        if all(isinstance(number, int) for number in numbers):
+        if is_whole:
             return IntDistribution(low, high, step=abs(int(value.step)), log=log)
         return FloatDistribution(low, high, step=abs(float(value.step or 1)))
     raise UserError(f"{override.input_line}: Optuna takes an interval, a range or a choice")

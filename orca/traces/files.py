@@ -76,9 +76,10 @@ def _way_out(root: str | None) -> str:
     if directory.is_file():
         return f"data.path={root} is a file: give its directory, and the file in data.parts.…"
     if not directory.is_dir():
-        unset = directory.parts[0] == "None"  # what ${paths.benchmarks} is without a value
-        more = " paths.benchmarks is not set: give it, or the variable ORCA_SHARED_DATA." * unset
-        return f"There is no directory data.path={root}.{more}"
+        said = f"There is no directory data.path={root}."
+        if directory.parts[0] == "None":  # what ${paths.benchmarks} is without a value
+            said += " paths.benchmarks is not set: give it, or the variable ORCA_SHARED_DATA."
+        return said
     names = sorted(file.name for file in directory.iterdir())
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"{root} holds {', '.join(names[:8]) or 'nothing'}{more}; name files in data.parts.…"

@@ -113,7 +113,7 @@ class RunDirectory:
         self._earlier = path.with_name(f".{path.name}.replaced")
         self._outdated = path.with_name(f".{path.name}.outdated")
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-        self._is_new = self._is_waiting = False  # for the first step
+        self._is_new = False
 
     def lock(self) -> None:
         """Take the right to train here; it ends with :meth:`release` or the process.
@@ -136,14 +136,13 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
         elif self.path.exists():
             os.replace(self.path, self._earlier)
-        self._is_new = self._is_waiting = True
+        self._is_new = True
         self.path.mkdir(parents=True)
         with replacing(self.path / CONFIG_FILE) as partial:
             partial.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
     def go_on(self, config: DictConfig) -> None:
         """Save the learning rate and the place of the data that a resumed run has from here on."""
-        self._is_waiting = True
         file = self.path / CONFIG_FILE
         saved = OmegaConf.load(file)
         values = {key: OmegaConf.select(config, key) for key in TOLD}
@@ -155,16 +154,15 @@ class RunDirectory:
                 partial.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
 
     def begin(self) -> None:
-        """The run has trained: the earlier one goes, by a rename first, so that a kill leaves no
-        part of it to be brought back."""
-        if not self._is_waiting:
-            return
-        if self._earlier.exists():
+        """The new run has trained: the earlier one goes, by a rename first, so that a kill leaves
+        no part of it to be brought back."""
+        if self._is_new:
+            self._is_new = False
             shutil.rmtree(self._outdated, ignore_errors=True)
-            os.replace(self._earlier, self._outdated)
-        for outdated in (self._outdated, *(self._later if self._is_new else ())):
-            shutil.rmtree(outdated, ignore_errors=True)
-        self._is_new = self._is_waiting = False
+            if self._earlier.exists():
+                os.replace(self._earlier, self._outdated)
+            for outdated in (self._outdated, *self._later):
+                shutil.rmtree(outdated, ignore_errors=True)
 
     def undo(self) -> None:
         """Where the new run was refused before it trained, the earlier one comes back."""

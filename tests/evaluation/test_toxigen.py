@@ -187,6 +187,7 @@ def test_a_report_has_a_table_and_no_text(bert: str, tmp_path: Path) -> None:
     classifier(bert).add_to(results, protocol, {"toxigen": items}, samples, tmp_path)
     save_results(results, tmp_path)
     assert "| hate | asian | 1 |" in results.text() and results.examples == []
+    assert f"tokenizer {bert}" in results.text()
     written = [tmp_path / f"report.{kind}" for kind in ("md", "html", "json")]
     for text in (results.text(), *(file.read_text() for file in written)):
         assert "asian" in text and PLANTED not in text

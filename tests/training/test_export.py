@@ -231,3 +231,8 @@ def test_weights_that_cannot_be_loaded_are_named(tmp_path: Path, fault: str) -> 
     spec = Pretrained("t", str(tmp_path / "hf"), 1e-3)
     with pytest.raises(UserError, match=words):
         load_shards(spec.meta_model(), spec.directory(), torch.device("cpu"))
+
+
+def test_the_stage_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no finished stage in .*stage=orca2_flan, with the same"):
+        check_handoff(tmp_path / "orca2_flan" / "hf", FINGERPRINT)

@@ -23,6 +23,7 @@ from orca.errors import UserError
 from orca.stream import IGNORED
 from orca.training import newest_checkpoint, read_metrics, train_stage, weights_hash
 from orca.training.attention import attention_arguments, implementation
+from orca.training.report import describe
 
 ROOT = CONF_DIR.parent
 FAST = [
@@ -356,3 +357,16 @@ def test_a_run_without_checkpoints_validates_and_knows_the_loss_by_group(tmp_pat
     per_step = [value for _, name, value in rows if name == "data/response_tokens"]
     mean = card["totals"]["target_tokens"] / card["totals"]["examples"]
     assert len(per_step) == 4 and min(per_step) <= mean <= max(per_step)
+
+
+@pytest.mark.parametrize(("steps", "examples", "is_told"), [(2, 500, True), (4, 29, False)])
+def test_a_set_that_a_few_steps_swallow_is_told(
+    tmp_path: Path, steps: int, examples: int, is_told: bool
+) -> None:
+    """Not where a step has few examples: there the run was told to be short."""
+    results = {
+        "stage": "s", "held_out_loss": None, "exact_answer": None, "steps": steps,
+        "examples": examples, "tokens": 9, "target_tokens": 4, "seconds": 1.0, "skipped_steps": 0,
+        "truncated": 0,
+    }  # fmt: skip
+    assert (f"only {steps} step(s); lower" in describe(results, tmp_path)) == is_told
