@@ -13,10 +13,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from orca.config import check_config, job_options, run_program
+from orca.config import check_config, run_program
 from orca.report import try_report, write_run_report
+from orca.sweeps.names import job_options
 from orca.training import (
     TRAIN_OPTIONS,
     describe,
@@ -40,7 +42,7 @@ def main(config: DictConfig) -> float | None:
             Path(config.paths.run_dir).rmdir()
         return None
     if needs_ranks(config):
-        start_ranks(__file__, job_options(), config.trainer.devices)
+        start_ranks(__file__, job_options(HydraConfig.get()), config.trainer.devices)
         return held_out_loss(config)
     for name in config.stages:
         results = train_stage(config, str(name))

@@ -47,12 +47,6 @@ PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR.parent / "conf"
 
 
-def job_options() -> list[str]:
-    """The command line of this one job (of a sweep, perhaps), with its directory."""
-    job = HydraConfig.get()
-    return [*job.overrides.task, f"hydra.run.dir={quoted(job.runtime.output_dir)}"]
-
-
 QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from orca.errors import Stopped, UserError
 from orca.paths import replacing
 from orca.sweeps.jobs import ERROR_FILE, FAILED, NOT_RUN, Job, Outcome, StopRequest, run_process
-from orca.sweeps.names import quoted
+from orca.sweeps.names import job_options
 
 Report = Callable[[Job, Outcome], None]
 
@@ -115,10 +115,7 @@ class ProcessLauncher(Launcher):
             number=config.hydra.job.num,
             name=directory.name,
             directory=directory,
-            arguments=[
-                *map(str, config.hydra.overrides.task),
-                f"hydra.run.dir={quoted(str(directory))}",
-            ],
+            arguments=job_options(config.hydra),
             gpus=devices if has_gpus else 0,
             ranks=devices,
         )

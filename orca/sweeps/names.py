@@ -35,6 +35,20 @@ def name_of(options: Sequence[str], directory: Path) -> str:
     return ",".join(parts).replace("/", "_")
 
 
+def job_options(hydra: Any) -> list[str]:
+    """Command line of one job (of a sweep, perhaps) as a process of its own, with its directory."""
+    variables = [o for o in hydra.overrides.hydra if o.lstrip("+").startswith("hydra.job.env_")]
+    place = f"hydra.run.dir={quoted(str(hydra.runtime.output_dir))}"
+    return [*hydra.overrides.task, *variables, *own_directories(hydra), place]
+
+
+def own_directories(hydra: Any) -> list[str]:
+    """The option for the directories of configuration that the command line named besides ours."""
+    named = [s for s in hydra.runtime.config_sources if "command-line" in s.provider]
+    urls = [quoted(f"{source.schema}://{source.path}") for source in named]
+    return [f"hydra.searchpath=[{','.join(urls)}]"] if urls else []
+
+
 def quoted(text: str) -> str:
     """As a value on a command line of Hydra, to the letter."""
     # Backslashes are literal in Hydra's quotes, but for those before a quote.

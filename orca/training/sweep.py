@@ -24,8 +24,9 @@ from orca.report import (
     write_sweep_report,
     write_sweep_tables,
 )
+from orca.sweeps.names import own_directories
 
-SWEEPER = ("hydra.mode", "hydra/sweeper", "hydra.sweeper", "hydra.sweep")
+NOT_OF_A_JOB = ("hydra.mode", "hydra/sweeper", "hydra.sweeper", "hydra.sweep", "hydra.searchpath")
 """Options of a sweep that running one of its jobs again does not want."""
 
 
@@ -56,7 +57,8 @@ class SweepTable(Callback):
         hydra = config.hydra  # some launchers call this for all jobs before the first runs
         if hydra.mode != RunMode.MULTIRUN or config.plan:
             return
-        launcher = [o for o in hydra.overrides.hydra if not o.startswith(SWEEPER)]
+        launcher = [o for o in hydra.overrides.hydra if not o.startswith(NOT_OF_A_JOB)]
+        launcher += own_directories(hydra)
         if hydra.runtime.choices.get("hydra/sweeper") not in (None, "basic"):
             launcher.append("hydra/sweeper=basic")
         job = {

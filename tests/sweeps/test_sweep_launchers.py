@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -67,6 +68,28 @@ def start(program: Path, runs: Path, *options: str) -> subprocess.Popen[str]:
         start_new_session=True,
         cwd=ROOT,
     )
+
+
+@pytest.mark.slow
+def test_a_job_that_is_a_process_has_the_command_lines_directories_and_variables(
+    tmp_path: Path,
+) -> None:
+    for where in ("typed", "searched"):
+        (tmp_path / where / "arm").mkdir(parents=True)
+        text = f"# @package _global_\nseed: {len(where)}\n"
+        (tmp_path / where / "arm" / f"{where}.yaml").write_text(text)
+    program = tmp_path / "program.py"
+    program.write_text(
+        PROGRAM.replace('file.write("ran")', "file.write(f\"{config.seed} {os.environ['SAID']}\")")
+    )
+    options = ["hydra/launcher=joblib", "run=r", "arm=typed,searched"]
+    options += [f"hydra.searchpath=['file://{tmp_path}/searched']"]
+    options += ["+hydra.job.env_set.SAID=aloud", f"--config-dir={tmp_path}/typed"]
+    finish(start(program, tmp_path, *options), 1)  # 1: nothing was trained
+    for where in ("typed", "searched"):
+        assert (tmp_path / f"r/arm={where}/ran").read_text() == f"{len(where)} aloud"
+    told = json.loads((tmp_path / "r/arm=typed/job.json").read_text())["launcher"]
+    assert f"hydra.searchpath=['file://{tmp_path}/typed','file://{tmp_path}/searched']" in told
 
 
 def finish(process: subprocess.Popen[str], status: int) -> str:
