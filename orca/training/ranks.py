@@ -24,6 +24,7 @@ from omegaconf import DictConfig, ListConfig
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
 
 from orca.errors import UNFINISHED_STATUS, Stopped, Unfinished, UserError
 from orca.processes import end_with_parent
@@ -174,7 +175,15 @@ def join_ranks(timeout: timedelta) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timeout)
+    if is_restarted() and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps one store over all its restarts, and ranks would find in it the addresses
+        # of those that are gone (pytorch/pytorch#167288). Over several nodes there is no number of
+        # the attempt that all know: docs/architecture.md names torchrun's own way out.
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        attempt = dist.PrefixStore(f"restart_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(backend, timeout=timeout, store=attempt, rank=rank, world_size=size)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
 
 
 def world() -> tuple[int, int]:

@@ -65,7 +65,7 @@ def make_results() -> Results:
     groups = {sample.item: group for sample, (_, group, _) in zip(texts, people, strict=True)}
     chances = {(sample.item, 1, 0): 0.2 for sample in texts}
     results.toxicity = {heads[0]: toxicity(texts, groups, chances)}
-    facts = {"model": "c", "toxic_label": "toxic", "max_tokens": 512}
+    facts = {"model": "c", "tokenizer": "c", "toxic_label": "toxic", "max_tokens": 512}
     results.tables.append(
         toxicity_table(heads[0], results.toxicity[heads[0]], facts, "0 of all 8 answers")
     )
