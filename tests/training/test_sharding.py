@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import compose_config
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -262,6 +263,36 @@ def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
     assert status != 0
     assert re.search(r"Stuck: rank 1: .*step \d+, .*silent for \d+ s", said), said
     assert newest_checkpoint(stage / "checkpoints") is not None
+
+
+def test_a_restarted_rank_reads_nothing_of_those_that_are_gone() -> None:
+    """torchrun's store outlives its ranks; one that read their addresses would call nobody."""
+    agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    code = (
+        "import datetime; import torch.distributed as dist; from orca.training import ranks; "
+        "ranks.join_ranks(datetime.timedelta(seconds=30)); "
+        "store = dist.distributed_c10d._get_default_store(); "
+        "print('left over' if store.check(['address']) else 'clean', dist.get_world_size()); "
+        "store.set('address', 'of a rank')"
+    )
+    environment = {
+        **os.environ,
+        **{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "GROUP_WORLD_SIZE": "1"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port)},
+        **{"TORCHELASTIC_RUN_ID": "r", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+    }
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, "TORCHELASTIC_RESTART_COUNT": str(count)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for count in (0, 0, 1)
+    ]
+    assert said == ["clean 1", "left over 1", "clean 1"], "the second stands for no mending"
 
 
 @pytest.mark.slow
